@@ -42,10 +42,12 @@ def link_collection() -> None:
 tempfile.tempdir = os.environ["TMPDIR"] = "/var/tmp"
 link_collection()
 sys.path[:0] = [str(COLLECTIONS), str(ROOT / "tests")]
-# Tests also start Python and Ansible as separate processes.
-os.environ["PYTHONPATH"] = str(COLLECTIONS)
+pytest.register_assert_rewrite("refusal")
+# Tests also start Python and Ansible as separate processes, and some run a test file there.
+os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])
 os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(COLLECTIONS)
 os.environ["ANSIBLE_NOCOLOR"] = "1"
+os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(ROOT / ".cache" / "hypothesis")
 # Pipelining makes Ansible use one connection for each task instead of six.
 os.environ["ANSIBLE_PIPELINING"] = "1"
 

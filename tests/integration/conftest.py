@@ -61,6 +61,13 @@ def site(lab_factory: Callable[[dict[str, Any]], Lab]) -> Lab:
 
 
 @pytest.fixture(scope="session")
+def nfs_lab(lab_factory: Callable[[dict[str, Any]], Lab]) -> Lab:
+    """Start the lab of labs/shared.yml: the NFS server ``nfs``, and its clients ``frontend`` and ``hv1``."""
+    spec = yaml.safe_load((HERE / "labs" / "shared.yml").read_text())
+    return lab_factory({**spec, "name": f"nfs-{os.getpid()}"})
+
+
+@pytest.fixture(scope="session")
 def module(site: Lab, module_in: Callable[[Lab], Callable[..., dict[str, Any]]]) -> Callable[..., dict[str, Any]]:
     """Run a module on a machine of the lab (:func:`module_in`)."""
     return module_in(site)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import gzip
 import hashlib
 import http.server
@@ -49,6 +50,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore i
 from ansible_collections.granary.vmstore.plugins.module_utils._remote import session
 from ansible_collections.granary.vmstore.plugins.module_utils._remote.directory import look_there
 from ansible_collections.granary.vmstore.plugins.module_utils._service.drivers.opennebula import launcher
+from refusal import refused
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
@@ -174,24 +176,21 @@ def test_cp_that_is_refused_leaves_nothing(bridges: Any, driver: Any, image: Pat
     (archive := tmp_path / "x.zip").write_bytes(b"PK\3\4" + bytes(5 * MIB))
     (qcow2 := tmp_path / "x.qcow2").touch()
     shell("qemu-img", "create", "-q", "-f", "qcow2", "-b", image, "-F", "raw", qcow2)
-    for path, options, message in (
+    for path, options, fields in (
         (
             image,
             CopyOptions("os", checksums={"md5": "0" * 32}),
-            f"the md5 of what is at {image} is {hashlib.md5(RAW).hexdigest()}",
+            {"option": "md5", "value": "0" * 32, "names": [image, hashlib.md5(RAW).hexdigest()]},
         ),
-        (image, CopyOptions("os", checksums={"md5": "0"}), "32 hexadecimal digits"),
-        (archive, OS, "this is a zip archive"),
-        (qcow2, OS, "has a backing file"),
+        (image, CopyOptions("os", checksums={"md5": "0"}), {"option": "md5", "value": "0", "names": [32]}),
+        (archive, OS, {"option": "path", "value": str(archive), "names": ["zip"]}),
+        (qcow2, OS, {"option": "path", "value": str(qcow2), "names": ["qcow2"]}),
     ):
-        with pytest.raises(errors.InvalidInput, match=message) as caught:
+        with refused(errors.InvalidInput, **fields) as caught:
             driver().cp(str(path), options)
-        assert caught.type is errors.InvalidInput
-        assert caught.value.option and caught.value.accepted
+        assert caught.value.accepted
         assert bridges.stored() == []
-    with pytest.raises(
-        errors.UnsupportedAction, match="^Images of type 'filesystem' are not supported by the fs driver.$"
-    ):
+    with refused(errors.UnsupportedAction, says="Images of type 'filesystem' are not supported by the fs driver."):
         driver().cp(str(image), CopyOptions("filesystem"))
 
 
@@ -199,11 +198,11 @@ def test_paths_are_checked_on_the_front_end(bridges: Any, driver: Any, image: Pa
     """The checks take place before any connection."""
     for path in ("/etc/passwd", str(bridges.store / "x"), str(bridges.datastores / "7" / "x")):
         for act in (lambda path: driver().cp(path, OS), lambda path: driver().stat(path)):
-            with pytest.raises(errors.PathNotAllowed, match="the restricted directory"):
+            with refused(errors.PathNotAllowed, option="path", value=path):
                 act(path)
-    with pytest.raises(errors.PathNotAllowed, match=f"restricted directory {image.parent}"):
+    with refused(errors.PathNotAllowed, option="path", value=str(image), names=[f" {image.parent} "]):
         driver(restricted=(str(image.parent),)).cp(str(image), OS)
-    with pytest.raises(errors.FileAccessFailed, match="No such file or directory"):
+    with refused(errors.FileAccessFailed, names=["/tmp/nothing/there", os.strerror(errno.ENOENT)]):
         driver().cp("/tmp/nothing/there", OS)
     assert bridges.connections() == 0
 
@@ -234,10 +233,7 @@ def test_preview(bridges: Any, driver: Any, image: Path, tmp_path: Path) -> None
         assert driver().cp(str(path), CopyOptions("os", image_format="raw")).warnings == ()
     before = bridges.stored()
     for act in (driver().preview, driver().cp):
-        with pytest.raises(
-            errors.InvalidInput,
-            match=f"^path: '{page}' is not accepted: an image is expected, and this is an HTML page: ",
-        ):
+        with refused(errors.InvalidInput, option="path", value=str(page), names=["HTML"]):
             act(str(page), OS)
     assert bridges.stored() == before
 
@@ -310,7 +306,7 @@ def test_a_url_is_fetched_by_the_bridge(bridges: Any, driver: Any, image: Path) 
         assert driver().stat(url) == driver().preview(url, OS).size_mb == 4
         copied = driver().cp(url, CopyOptions("os", checksums={"sha1": hashlib.sha1(RAW).hexdigest()}))
         assert bridges.path(copied.source).read_bytes() == RAW
-        with pytest.raises(errors.TransferFailed, match=r"^On the bridge h1: .*404"):
+        with refused(errors.TransferFailed, names=["bridge h1", f"{url}.none?...", 404]):
             driver().cp(f"{url}.none?token=hunter2", OS)
         server.shutdown()
         thread.join()
@@ -334,13 +330,10 @@ def test_clone_export_rm(bridges: Any, driver: Any, image: Path) -> None:
         driver().rm(source)
         assert bridges.stored() == [os.path.basename(cloned.source)]
     assert bridges.connections() == 5
-    with pytest.raises(
-        errors.PathNotAllowed, match=r"^source: '/etc/passwd' is not accepted: an image of the datastore is expected"
-    ) as caught:
+    with refused(errors.PathNotAllowed, option="source", value="/etc/passwd"):
         driver().rm("/etc/passwd")
-    assert (caught.value.option, caught.value.value) == ("source", "/etc/passwd")
-    with pytest.raises(
-        errors.FileAccessFailed, match=r"^On the bridge h1: Could not read .*No such file or directory\.$"
+    with refused(
+        errors.FileAccessFailed, says=f"On the bridge h1: Could not read {source}: No such file or directory."
     ):
         driver().export(source, None)
 
@@ -355,7 +348,7 @@ def test_snapshots(bridges: Any, driver: Any, image: Path) -> None:
     for _time in range(2):
         driver().snap_delete(source, "raw", 1)
         assert sorted(os.listdir(snapshots)) == ["0", "2"]
-    with pytest.raises(errors.NotFound, match="^On the bridge h1: .*has no snapshot 1"):
+    with refused(errors.NotFound, names=["bridge h1", source, "snapshot 1"]):
         driver().snap_revert(source, "raw", 1)
     for _time in range(2):
         driver().snap_flatten(source, "raw", 2)
@@ -374,16 +367,16 @@ def test_what_an_image_has_of_snapshots(bridges: Any, driver: Any, image: Path) 
     assert driver().snap_same(source, "raw", 2) is False
     driver().snap_revert(source, "raw", 2)
     assert driver().snap_same(source, "raw", 2) is True
-    with pytest.raises(
+    with refused(
         errors.UnsupportedAction,
-        match="^content is not supported by the fs driver where the data is on the hosts of a bridge_list",
+        says="content is not supported by the fs driver where the data is on the hosts of a bridge_list.",
     ):
         driver().content(source, "raw")
 
 
 def test_monitor_and_prepare(bridges: Any, driver: Any) -> None:
     bridges.data.rmdir()
-    with pytest.raises(errors.NotFound, match="^On the bridge h1: The capacity of"):
+    with refused(errors.NotFound, names=["bridge h1", f"{bridges.store} "]):
         driver().monitor()
     driver().prepare()
     found = driver().monitor()
@@ -448,7 +441,7 @@ def test_every_bridge_is_asked_once_who_uses_images(
     assert list(asked.users(other)) == []
     assert bridges.connections() == before + 2
     assert any(line.startswith("who uses images on the bridge dead is not known: ") for line in told)
-    with pytest.raises(errors.CommandFailed, match="dead: ssh: connect to host .*: Connection refused"):
+    with refused(errors.CommandFailed, names=["uses", "BRIDGE_LIST", "dead: ssh: "]):
         driver("dead", "dead2").users(used)
 
 
@@ -519,10 +512,10 @@ def test_no_host_answers(bridges: Any, driver: Any, image: Path) -> None:
     message = str(caught.value)
     assert message.startswith("cp needs a host of the datastore's BRIDGE_LIST, and none can be used: ")
     assert "\n" not in message
-    refused = "ssh: connect to host 127.0.0.1 port 1: Connection refused"
+    no_server = "ssh: connect to host 127.0.0.1 port 1: Connection refused"
     for reason in (
-        f"dead: {refused}",
-        f"dead2: {refused}",
+        f"dead: {no_server}",
+        f"dead2: {no_server}",
         "closed: This account is closed",
         "old: Python 3.9 or newer is expected, and python3 is 3.8",
     ):
@@ -532,7 +525,7 @@ def test_no_host_answers(bridges: Any, driver: Any, image: Path) -> None:
 
 def test_a_host_that_does_not_get_on(bridges: Any, driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "GRACE", 0.5)
-    with pytest.raises(errors.CommandFailed, match=r"slow: python3 did not start within 0\.5 seconds\.$"):
+    with refused(errors.CommandFailed, names=["slow: ", "python3", 0.5]):
         driver("slow").monitor()
 
 
@@ -551,7 +544,10 @@ def test_a_host_that_greets_for_ever(
     driver: Any, monkeypatch: pytest.MonkeyPatch, host: str, grace: float, why: str
 ) -> None:
     monkeypatch.setattr(session, "GRACE", grace)
-    with pytest.raises(errors.CommandFailed, match=rf"none can be used: {host}: {why}\.$"):
+    with refused(
+        errors.CommandFailed,
+        says=f"monitor needs a host of the datastore's BRIDGE_LIST, and none can be used: {host}: {why}.",
+    ):
         driver(host).monitor()
 
 
@@ -560,17 +556,17 @@ def test_a_host_that_greets_for_ever(
     [
         (
             "flooding",
-            r"^The bridge flooding sent an invalid answer to {}: \d+ log lines, and at most 100 and 10 a second are "
-            r"accepted\.$",
+            "The bridge flooding sent an invalid answer to {}: * log lines, and at most 100 and 10 a second are "
+            "accepted.",
         ),
-        ("shouting", r"^The bridge shouting sent an invalid answer to {}: a log line of more than 65536 bytes\.$"),
-        ("logging", r"^The bridge logging sent no answer to {} within 0\.5 seconds and is given up\.$"),
+        ("shouting", "The bridge shouting sent an invalid answer to {}: a log line of more than 65536 bytes."),
+        ("logging", "The bridge logging sent no answer to {} within 0.5 seconds and is given up."),
         (
             "complaining",
-            r"^The connection to the bridge complaining is given up during {}: The command 'ssh' wrote more than "
-            r"1048576 bytes of messages",
+            "The connection to the bridge complaining is given up during {}: The command 'ssh' wrote more than 1048576 "
+            "bytes of messages and was stopped.",
         ),
-        ("endless", r"^The bridge endless sent an invalid answer to {}: a line of more than 1048576 bytes\.$"),
+        ("endless", "The bridge endless sent an invalid answer to {}: a line of more than 1048576 bytes."),
     ],
 )
 @pytest.mark.parametrize("action", ["monitor", "cp"])
@@ -584,25 +580,22 @@ def test_a_bridge_that_never_answers(
         monkeypatch.setattr(session, name, value)
     (tmp_path / "small").write_bytes(RAW[:1000])
     bridged = driver(host, timeout=seconds - session.GRACE)  # the additional time for the reply
-    with pytest.raises(errors.CommandFailed, match=why.format(action)):
+    with refused(errors.CommandFailed, says=why.format(action)):
         bridged.monitor() if action == "monitor" else bridged.cp(str(tmp_path / "small"), OS)
 
 
 def test_a_bridge_that_takes_nothing_is_given_up(driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "STALL", 1.0)
     (tmp_path / "large").write_bytes(random.Random(2).randbytes(MIB) * 64)
-    with pytest.raises(
-        errors.CommandFailed,
-        match=r"^The bridge logging accepts no more data for cp within 1 seconds and is given up\.$",
+    with refused(
+        errors.CommandFailed, says="The bridge logging accepts no more data for cp within 1 seconds and is given up."
     ):
         driver("logging").cp(str(tmp_path / "large"), OS)
 
 
 @pytest.mark.parametrize("host", ["-oProxyCommand=touch x", "a b", "", "$(touch x)", "a;b"])
 def test_what_is_no_host(bridges: Any, driver: Any, host: str) -> None:
-    with pytest.raises(
-        errors.InvalidInput, match="^bridge_list: .* is not accepted: a host name or an IP address is expected.$"
-    ):
+    with refused(errors.InvalidInput, option="bridge_list", value=host):
         driver("h1", host).monitor()
     assert bridges.connections() == 0
 
@@ -707,8 +700,9 @@ def test_what_is_not_what_was_sent_is_no_image(
 
     whole = bridge.read_frames
     monkeypatch.setattr(bridge, "read_frames", damaged)
-    with pytest.raises(
-        errors.TransferFailed, match="^On the bridge h1: What arrived from the front-end is not what it sent"
+    with refused(
+        errors.TransferFailed,
+        says="On the bridge h1: What arrived from the front-end is not what it sent: the digests differ.",
     ):
         driver().cp(str(image), OS)
     assert bridges.stored() == []
@@ -725,7 +719,7 @@ def test_a_file_that_changes_while_it_is_sent_is_no_image(
         yield from original(descriptor, **options)
 
     monkeypatch.setattr(bridge, "read_frames", meanwhile)
-    with pytest.raises(errors.StaleState, match=f"^{image} was written to while it was copied"):
+    with refused(errors.StaleState, names=[image, "verify: false"]):
         driver().cp(str(image), OS)
     wait_until(lambda: not bridges.stored(), "the bridge removed the part")
 
@@ -784,9 +778,8 @@ def test_a_bridge_can_not_name_another_file(
         [lambda: driver().mkfs(1, "raw", None)] if image_format == "raw" else []
     )
     for call in calls:
-        with pytest.raises(
-            errors.CommandFailed,
-            match=r"^The bridge h1 sent an invalid answer to (cp|mkfs): no image of the datastore\.$",
+        with refused(
+            errors.CommandFailed, says="The bridge h1 sent an invalid answer to *: no image of the datastore."
         ):
             call()
     wait_until(lambda: bridges.stored() == [], "the image stays")
@@ -857,18 +850,22 @@ def test_the_size_of_a_backup_for_a_bridge(bridges: Any, restoring: Any, tmp_pat
 
 def test_a_backup_that_is_refused_leaves_nothing_on_a_bridge(bridges: Any, restoring: Any, tmp_path: Path) -> None:
     shell("qemu-img", "create", "-q", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", tmp_path / "x", "4M")
-    for script, error, why in (
-        (f"cat '{tmp_path}/x'", errors.InvalidInput, f"path: '{BACKUP}?...' is not accepted: .*has a backing file"),
+    for script, error, fields in (
+        (
+            f"cat '{tmp_path}/x'",
+            errors.InvalidInput,
+            {"option": "path", "value": f"{BACKUP}?...", "names": ["qcow2"]},
+        ),
         (
             "head -c 3000000 /dev/zero; echo 'The repository is locked' >&2; exit 1",
             errors.TransferFailed,
-            "downloader.sh failed: The repository is locked",
+            {"says": f"Could not read {BACKUP}?...: * failed: The repository is locked."},
         ),
     ):
-        with pytest.raises(error, match=re.escape(why).replace(r"\.\*", ".*")):
+        with refused(error, **fields):
             restoring(script).cp(f"{BACKUP}?key=hunter2", OS)
         wait_until(lambda: bridges.stored() == [], "something is left on the bridge")
-    with pytest.raises(errors.InvalidInput, match="a URL with http, https or ssh is expected"):
+    with refused(errors.InvalidInput, option="path", value="file:///etc/passwd"):
         restoring("echo x").cp("file:///etc/passwd", OS)
 
 
@@ -916,20 +913,20 @@ def test_a_link_of_a_bridge_is_what_it_leads_to(bridges: Any, shares: Any) -> No
     (bridges.data / "etc").symlink_to("/etc")
     assert shares().cp(f"{bridges.store}/link", CopyOptions("filesystem")).source == f"{bridges.store}/share"
     for use in (lambda path: shares().cp(path, CopyOptions("filesystem")), lambda path: shares().stat(path)):
-        with pytest.raises(
-            errors.PathNotAllowed,
-            match="^path: '/etc' is not accepted: it is or contains the restricted directory /etc",
-        ):
+        with refused(errors.PathNotAllowed, option="path", value="/etc"):
             use(f"{bridges.store}/etc")
 
 
 def test_hosts_that_have_no_such_directory(bridges: Any, shares: Any) -> None:
-    with pytest.raises(
-        errors.InvalidInput, match="h1: no such directory; dead: ssh: connect to host .*: Connection refused"
+    with refused(
+        errors.InvalidInput,
+        says=f"path: '{bridges.store}/none' is not accepted: a directory on the front-end or on a host of the "
+        "datastore's bridge_list is expected (the front-end: No such file or directory; h1: no such directory; "
+        "dead: ssh: *).",
     ):
         shares("h1", "dead").stat(f"{bridges.store}/none")
     for host in ("noisy", "closed"):
-        with pytest.raises(errors.CommandFailed, match=f"^The host {host} did not print a path"):
+        with refused(errors.CommandFailed, says=f"The host {host} did not print a path: *"):
             shares(host).stat(f"{bridges.store}/none")
 
 

@@ -259,7 +259,7 @@ def test_what_root_put_there_is_shared_once_it_is_exported_again(
     execute("hv1", "mount", "-t", "tmpfs", "none", path)
     try:
         assert "was exported from the file system mounted on '/'" in expect_refusal(execute, "moved")
-        assert "remove the export (state: absent) and add it again" in export(**wish)["msg"]
+        assert "state: absent" in export(**wish)["msg"]
         assert export(domain="moved", source=path, state="absent")["changed"]
         assert export(**wish)["changed"]
         execute("hv1", "chown", "100000:100000", path)
@@ -474,7 +474,7 @@ def test_ids_of_a_domain_alone(
     # No other domain gets these ids, by whichever option.
     foreign = [{"target": starts["alone"]}]
     refused = export(domain="alone2", source="/srv/alone2", mount_tag="t", uid_map=foreign, gid_map=foreign)
-    assert f"leads into the ids {starts['alone']}:65536 of the domain 'alone' alone" in refused["msg"]
+    assert all(part in refused["msg"] for part in (f"{starts['alone']}:65536", "'alone'")), refused["msg"]
     assert (
         "uid_map or gid_map"
         in export(domain="alone2", source="/srv/alone2", mount_tag="t", uid_map=foreign, subid="per_domain")["msg"]

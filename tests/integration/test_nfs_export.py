@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The modules ``nfs_export`` and ``nfs_export_info``, and the role ``nfs_server``, on hosts with kernels of their own. A
-host is a real NFS server, and others mount its exports.
+"""The modules ``nfs_export`` and ``nfs_export_info``, and the role ``nfs_server``, on hosts with kernels of their own.
+A host is a real NFS server, and others mount its exports.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ HERE = Path(__file__).parent
 DATA = "/srv/vmstore"
 POINT = "/mnt/vmstore"
 SERVICE = 9869
-CLEAN_CLIENT = f"umount -a -f -l -t nfs,nfs4; mkdir -p {POINT}"
+CLEAN_CLIENT = f"umount -a -f -l -t nfs,nfs4 || true; mkdir -p {POINT}"
 CLEAN_SERVER = (
     "rm -rf /etc/exports.d/* /etc/nfs.conf.d/granary-vmstore.conf; : >/etc/exports; systemctl start nfs-server; "
-    f"exportfs -ra; umount -q /srv/other; rm -rf /srv/*; install -d -m 1777 {DATA}"
+    f"exportfs -ra; umount -q /srv/other || true; rm -rf /srv/*; install -d -m 1777 {DATA}"
 )
 
 
@@ -43,6 +43,10 @@ class Site:
 
     def sh(self, script: str, host: str = "nfs") -> str:
         return str(self.hosts[host].execute("sh", "-ec", script).stdout)
+
+    def clean(self) -> None:
+        self.sh(CLEAN_CLIENT, "frontend")
+        self.sh(CLEAN_SERVER)
 
     def export(self, **options: object) -> dict[str, Any]:
         if options.get("state") != "absent" and "clients" not in options:
@@ -58,7 +62,8 @@ class Site:
     def exported(self) -> dict[str, str]:
         """Return the options by path and client, according to exportfs."""
         lines = self.sh("exportfs -v").replace("\n\t\t", " ").splitlines()
-        return {line.split("(")[0].strip().replace("\t", " "): line.split("(")[1].rstrip(")") for line in lines}
+        found = (re.sub(r"[ \t]+", " ", line).partition("(") for line in lines)
+        return {export: options.rstrip(")") for export, _bracket, options in found if export}
 
     def files(self) -> str:
         return self.sh("cat /etc/exports; tail -n +1 /etc/exports.d/* 2>/dev/null || true")
@@ -83,19 +88,23 @@ class Site:
 
 @pytest.fixture(scope="module")
 def shared_site(lab_factory: Callable[[dict[str, Any]], Lab], module_in: Callable[[Lab], Module]) -> Site:
-    spec = yaml.safe_load((HERE / "shared.yml").read_text())
+    spec = yaml.safe_load((HERE / "labs" / "shared.yml").read_text())
     lab = lab_factory({**spec, "name": f"nfs-{os.getpid()}"})
     return Site(lab, module_in(lab))
 
 
+@pytest.fixture(scope="module")
+def clean_site(shared_site: Site) -> Site:
+    """Return the hosts for several tests that change nothing."""
+    shared_site.clean()
+    return shared_site
+
+
 @pytest.fixture
-def site(shared_site: Site) -> Iterator[Site]:
-    """Return the hosts without exports and mounts, before and after the test."""
-    shared_site.sh(CLEAN_SERVER)
-    shared_site.sh(CLEAN_CLIENT, "frontend")
-    yield shared_site
-    shared_site.sh(CLEAN_CLIENT, "frontend")
-    shared_site.sh(CLEAN_SERVER)
+def site(shared_site: Site) -> Site:
+    """Return the hosts without exports and mounts."""
+    shared_site.clean()
+    return shared_site
 
 
 def names(result: dict[str, Any]) -> list[str]:
@@ -186,16 +195,16 @@ def test_removal_names_the_clients(site: Site) -> None:
             {"client": "nosuchhost.invalid"},
             f"The command 'exportfs' did not export {DATA} as desired: Failed to resolve",
         ),
-        ({"clients": []}, "clients: '[]' is not accepted: "),
+        ({"clients": []}, "clients: [] is not accepted: "),
         ({"clients": [{"client": "nfs"}, {"client": "NFS"}]}, "clients: 'NFS' is not accepted: "),
         ({"name": "../passwd"}, "name: '../passwd' is not accepted: "),
-        ({"client": None}, "state is present but any of the following are missing: client, clients"),
+        ({"client": None}, "client is missing: "),
     ],
 )
-def test_bad_input_changes_nothing(options: dict[str, object], start: str, site: Site) -> None:
-    failed = site.export(**options)
+def test_bad_input_changes_nothing(options: dict[str, object], start: str, clean_site: Site) -> None:
+    failed = clean_site.export(**options)
     assert failed["msg"].startswith(start)
-    assert (site.exported(), site.files()) == ({}, "")
+    assert (clean_site.exported(), clean_site.files()) == ({}, "")
 
 
 def test_file_systems_that_cannot_be_exported(site: Site) -> None:
@@ -233,6 +242,23 @@ def test_a_path_with_blanks(site: Site) -> None:
     site.mount(path)
     site.sh(f"touch {POINT}/here", "frontend")
     assert site.sh(f"ls {shlex.quote(path)}") == "here\n"
+
+
+def test_a_client_by_another_name(site: Site) -> None:
+    """exportfs and the kernel have the host under its canonical name."""
+    address = site.hosts["frontend"].address
+    site.sh(f"cp -p /etc/hosts /root/hosts; sed -i '1i {address} store.example.org store' /etc/hosts")
+    try:
+        site.export(client="store")
+        assert site.exported().keys() == {f"{DATA} store.example.org"}
+        site.mount()
+        site.sh(f"ls {POINT}", "frontend")
+        again = site.export(client="STORE")
+        assert (again["changed"], again["actions"]) == (False, [])
+        assert again["export"]["clients_live"] == [{"address": address, "version": "4.2"}]
+        assert again["export"]["live"] == [{"client": "store.example.org", "options": ["rw", "sync", "root_squash"]}]
+    finally:
+        site.sh("cat /root/hosts >/etc/hosts")
 
 
 def test_info(site: Site) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -108,7 +109,7 @@ def test_useradd_and_getsubids_understand_what_was_written(etc: Callable[..., st
     start = int(etc("getsubids", f"{USER}-2").split()[2])
     assert start >= 200000
     refused = subid(user=USER, start=start, replace=True)
-    assert f"of '{USER}-2' in /etc/subuid" in refused["msg"]
+    assert all(part in refused["msg"] for part in (f"'{USER}-2'", "/etc/subuid"))
     assert lines(etc, "subuid")[0] == f"{USER}:100000:100000"
 
 
@@ -136,7 +137,7 @@ def test_ranges_from_nss_are_respected(etc: Callable[..., str], subid: Callable[
     found = subid(user=USER, environment=libraries)
     assert (found["changed"], found["subuid"]) == (False, [{"user": USER, "start": 700000, "count": 100}])
     assert subid("subid_info", user=USER, environment=libraries)["source"] == "granary"
-    assert "NSS source 'granary'" in subid(user=USER, replace=True, environment=libraries)["msg"]
+    assert "'granary'" in subid(user=USER, replace=True, environment=libraries)["msg"]
 
 
 def test_a_full_etc_is_one_sentence_and_nothing_changes(
@@ -148,9 +149,8 @@ def test_a_full_etc_is_one_sentence_and_nothing_changes(
         make_layer(tmp_path)
         before = etc("cat", "/etc/subuid")
         etc("sh", "-c", "head -c 1M /dev/zero > /etc/filler 2> /dev/null || true")
-        assert (
-            subid(user="daemon")["msg"] == "Could not lock /etc/subuid: No space left on device. Nothing was changed."
-        )
+        refused = subid(user="daemon")["msg"]
+        assert all(part in refused for part in ("/etc/subuid", os.strerror(errno.ENOSPC)))
         assert etc("cat", "/etc/subuid") == before
         assert [
             name for name in etc("ls", "-A", "/etc").split() if "subuid" in name and name not in ("subuid", "subuid-")

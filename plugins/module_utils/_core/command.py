@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from .errors import CommandFailed, TimedOut, VmstoreError, printable
+from .errors import CommandFailed, TimedOut, VmstoreError, missing_command, printable
 from .process import Process
 from .records import TYPE_CHECKING, dataclass
 
@@ -237,7 +237,7 @@ class Conversation:
     """A command that reads and writes while this process uses it. The end of the block stops the command.
 
     :arg limits: options of prlimit(1), as for :func:`run`.
-    :raises CommandFailed: the command is missing.
+    :raises CommandMissing: the command is missing.
     """
 
     def __init__(self, argv: Sequence[str], limits: Sequence[str] = ()) -> None:
@@ -332,7 +332,7 @@ def _start(argv: Sequence[str], passed: Sequence[int] = ()) -> Process:
     try:
         return Process(argv, {**os.environ, "LC_ALL": "C", "LANGUAGE": "C"}, passed)
     except FileNotFoundError as error:
-        raise CommandFailed(f"The command {argv[0]!r} is not installed on this host.") from error
+        raise missing_command(argv[0]) from error
     except OSError as error:
         raise CommandFailed(f"The command {argv[0]!r} could not be started: {error.strerror}.") from error
 

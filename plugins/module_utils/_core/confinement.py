@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 #: Numbers of the system calls, the same on all architectures (landlock_create_ruleset(2) and its companions).
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
-_VERSION = 1
 _PATH_BENEATH = 1
 _SET_NO_NEW_PRIVS = 38
+#: The flag with which landlock_create_ruleset(2) only returns the version of its interface.
+RETURN_VERSION = 1
 
 #: Rights (linux/landlock.h).
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE = 1, 2, 4, 8, 1 << 14
@@ -99,7 +100,7 @@ def run_confined(function: Callable[[], Result], files: Confinement) -> Result:
     import threading
 
     libc = ctypes.CDLL(None, use_errno=True)
-    version = libc.syscall(_CREATE_RULESET, None, 0, _VERSION)
+    version = libc.syscall(_CREATE_RULESET, None, 0, RETURN_VERSION)
     if version < 1:
         others = files.list_untrusted()
         if not others:

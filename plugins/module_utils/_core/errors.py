@@ -100,6 +100,10 @@ class CommandFailed(VmstoreError):
     """A command could not be run, ran too long, or ended with another exit code than expected."""
 
 
+class CommandMissing(CommandFailed):
+    """A command is not installed."""
+
+
 class TimedOut(CommandFailed):
     """A command or a call did not end before its deadline, and was stopped."""
 
@@ -140,6 +144,12 @@ def from_os_error(error: OSError, doing: str) -> VmstoreError:
     return FileAccessFailed(f"Could not {doing}: {error.strerror or error}.")
 
 
+def missing_command(name: str, package: str | None = None) -> CommandMissing:
+    """Return the error about a command that is not installed. ``package`` is the end of the sentence."""
+    remedy = f": install the package {package}" if package else ""
+    return CommandMissing(f"The command {name!r} is not installed on this host{remedy}.")
+
+
 class os_errors:
     """Convert an ``OSError`` in a block to the error that :func:`from_os_error` returns."""
 
@@ -160,6 +170,7 @@ __all__ = [
     "FULL",
     "CatalogFailed",
     "CommandFailed",
+    "CommandMissing",
     "Conflict",
     "DependencyMissing",
     "DependencyNotFound",
@@ -178,5 +189,6 @@ __all__ = [
     "UnsupportedAction",
     "VmstoreError",
     "from_os_error",
+    "missing_command",
     "printable",
 ]

@@ -30,11 +30,11 @@ def open_files(directory: str) -> Mapping[str, Sequence[str]]:
     prefix = directory.rstrip("/") + "/"
     seen: dict[str, set[str]] = {}
     for process in filter(str.isdigit, os.listdir("/proc")):
-        paths = {path for path in _descriptors(process) if path.startswith(prefix)}
+        paths = {path for path in list_paths(process) if path.startswith(prefix)}
         if paths and int(process) != os.getpid():
             seen[process] = paths
     for process, paths in seen.items():
-        for path in sorted(paths.intersection(_descriptors(process))):
+        for path in sorted(paths.intersection(list_paths(process))):
             found[path].append(f"the program {_name(process)} (process {process})")
     for device in sorted(os.listdir("/sys/block")):
         with (
@@ -78,7 +78,8 @@ def _list_descriptors(process: str) -> Sequence[str]:
     return ()
 
 
-def _descriptors(process: str) -> Iterator[str]:
+def list_paths(process: str) -> Iterator[str]:
+    """Yield the paths that a process has open, as the kernel names them. A process that ends has no more of them."""
     for descriptor in _list_descriptors(process):
         with contextlib.suppress(OSError):
             yield os.readlink(f"/proc/{process}/fd/{descriptor}")
@@ -90,4 +91,4 @@ def _name(process: str) -> str:
     return "that has ended"
 
 
-__all__ = ["open_files"]
+__all__ = ["list_paths", "open_files", "writers_of_device"]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from .._core.command import Completed, reason, run
 from .._core.directory import descriptor_path
-from .._core.errors import CommandFailed, InvalidInput, from_os_error, os_errors, printable
+from .._core.errors import CommandFailed, InvalidInput, from_os_error, missing_command, os_errors, printable
 from .copy import convert, creation_options
 from .new_image import NewImage, new_image
 from .qemu_img import run_qemu_img
@@ -45,7 +45,7 @@ _PACKAGES = {
     "xfs": "xfsprogs",
 }
 #: Directories of system programs, which the PATH of service users often lacks.
-_SYSTEM_PROGRAMS = "/usr/local/sbin:/usr/sbin:/sbin"
+SYSTEM_PROGRAMS = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def make_datablock(
@@ -172,16 +172,13 @@ def is_known(fs: str) -> bool:
 def find_mkfs(fs: str, options: str) -> list[str]:
     """Return the command that makes ``fs``, without the path.
 
-    :raises CommandFailed: the command isn't installed.
+    :raises CommandMissing: the command isn't installed.
     :raises InvalidInput: a quotation in ``options`` has no end.
     """
     name = "mkswap" if fs == "swap" else f"mkfs.{fs}"
     program = _find_program(name)
     if program is None:
-        raise CommandFailed(
-            f"The command {name!r} is not installed on this host: install the package "
-            f"{_PACKAGES.get(fs, 'that has it')}."
-        )
+        raise missing_command(name, _PACKAGES.get(fs, "that has it"))
     try:
         import shlex
 
@@ -193,7 +190,7 @@ def find_mkfs(fs: str, options: str) -> list[str]:
 def _find_program(name: str) -> str | None:
     import shutil
 
-    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{_SYSTEM_PROGRAMS}")
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{SYSTEM_PROGRAMS}")
 
 
 __all__ = ["check_datablock", "find_mkfs", "is_known", "make_datablock", "run_mkfs"]

@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 
 from .._core.command import CHUNK, stream
-from .._core.errors import CommandFailed, InvalidInput
+from .._core.errors import InvalidInput, missing_command
 from .._core.records import TYPE_CHECKING
 from .magic import COMPRESSIONS, ENOUGH, refusal, sniff
 
@@ -34,17 +34,17 @@ MEMORY = 256 << 20
 
 #: Upper bound of the memory of zstd(1) in bytes. Besides the window of a frame, zstd(1) needs buffers and a stack for
 #: each thread.
-_ZSTD_MEMORY = 2 * MEMORY
+ZSTD_MEMORY = 2 * MEMORY
 _ZSTD_STACK = 1 << 20
 
 #: Upper bound of the CPU time of a decoder in seconds, and the bytes of input or output that allow one second more.
 #: bzip2, the slowest, takes a twentieth of this.
-_CPU_SECONDS = 10
-_CPU_BYTES = 256 << 10
+CPU_SECONDS = 10
+BYTES_PER_CPU_SECOND = 256 << 10
 
 #: Upper bound of the input in bytes. Each byte of output allows two bytes more.
-_TAKEN = 256 << 20
-_TAKEN_RATIO = 2
+MOST_INPUT = 256 << 20
+INPUT_PER_OUTPUT = 2
 
 #: Upper bound of empty members beyond the number of other members. Parallel compressors write one empty member for each
 #: of the others.
@@ -134,7 +134,7 @@ class _Effort:
         """
         for chunk in chunks:
             self._taken += len(chunk)
-            if self._taken > _TAKEN + _TAKEN_RATIO * self._given:
+            if self._taken > MOST_INPUT + INPUT_PER_OUTPUT * self._given:
                 raise self.refused(
                     f"{self._compression} data is expected, and of the first {self._taken} bytes only {self._given} "
                     "come out"
@@ -152,7 +152,7 @@ class _Effort:
         :raises InvalidInput: the CPU time is too high.
         """
         self._seconds += seconds
-        most = _CPU_SECONDS + (self._taken + self._given) / _CPU_BYTES
+        most = CPU_SECONDS + (self._taken + self._given) / BYTES_PER_CPU_SECOND
         if self._seconds > most:
             raise self.refused(
                 f"{self._compression} data that takes at most {most:.0f} seconds of CPU time so far is expected"
@@ -295,7 +295,7 @@ def _zstd(chunks: Iterable[bytes], limit: int, effort: _Effort, timeout: float) 
 
     command = shutil.which("zstd")
     if command is None:
-        raise CommandFailed("The command 'zstd' is not installed on this host: install the package zstd.")
+        raise missing_command("zstd", "zstd")
 
     def damaged(reason: str) -> InvalidInput:
         return effort.refused(
@@ -303,11 +303,11 @@ def _zstd(chunks: Iterable[bytes], limit: int, effort: _Effort, timeout: float) 
             f"({reason})"
         )
 
-    seconds = _CPU_SECONDS + limit // _CPU_BYTES
+    seconds = CPU_SECONDS + limit // BYTES_PER_CPU_SECOND
     most = resource.getrlimit(resource.RLIMIT_CPU)[1]
     limits = (
         f"--cpu={seconds if most == resource.RLIM_INFINITY else min(seconds, most)}",
-        f"--data={_ZSTD_MEMORY}",
+        f"--data={ZSTD_MEMORY}",
         f"--stack={_ZSTD_STACK}",
         "--core=0",
     )

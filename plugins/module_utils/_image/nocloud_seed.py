@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from .._core.command import run
 from .._core.directory import open_file_at, opened_parent
-from .._core.errors import CommandFailed, Conflict, InvalidInput, from_os_error
+from .._core.errors import CommandMissing, Conflict, InvalidInput, from_os_error, missing_command
 from .._core.plain import from_plain, to_plain
 from .._core.records import dataclass
 from .._host.mount.virtiofs import VIRTIOFS_OPTIONS
@@ -176,12 +176,8 @@ def _make_image(tree: str, image: str) -> None:
     argv += ["--modification-date=1970010100000000", "--set_all_file_dates", "set_to_mtime", "-output", image, tree]
     try:
         run(argv)
-    except CommandFailed as error:
-        if "is not installed" in str(error):
-            raise CommandFailed(
-                "A NoCloud seed is made with xorriso, which is not installed on this host: install the package xorriso."
-            ) from error
-        raise
+    except CommandMissing as error:
+        raise missing_command("xorriso", "xorriso") from error
 
 
 def _parse_marker(data: bytes) -> Seed:

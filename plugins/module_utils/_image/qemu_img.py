@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from .._core.command import Completed, reason, run
 from .._core.directory import descriptor_path
-from .._core.errors import CommandFailed
+from .._core.errors import CommandFailed, missing_command
 from .._core.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -58,10 +58,7 @@ def run_qemu_img(
     from .._core.confinement import Confinement
 
     if not any(os.access(os.path.join(directory, "qemu-img"), os.X_OK) for directory in os.get_exec_path()):
-        raise CommandFailed(
-            "The command 'qemu-img' is not installed on this host: install the package qemu-utils or, outside Debian "
-            "and Ubuntu, qemu-img."
-        )
+        raise missing_command("qemu-img", "qemu-utils or, outside Debian and Ubuntu, qemu-img")
     files = {**reads, **writes, **directories}
     confinement = Confinement(tuple(reads), tuple(writes), tuple(directories))
     limits = (f"--cpu={_cpu_seconds(data)}", f"--data={MEMORY}", f"--stack={_STACK}", "--core=0")

@@ -4,13 +4,29 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from .run import run
+from .run import MARK, run
+
+#: Python program: return after the banner of the sshd at an address, or fail after so many seconds.
+WAIT_FOR_SSH = """
+import socket, sys, time
+end = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end:
+    try:
+        with socket.create_connection((sys.argv[1], 22), timeout=1) as connection:
+            connection.settimeout(max(0.1, end - time.monotonic()))
+            if connection.recv(4) == b"SSH-":
+                sys.exit()
+    except OSError:
+        time.sleep(0.1)
+sys.exit("no ssh banner")
+"""
 
 
 @dataclass(frozen=True)
@@ -21,6 +37,24 @@ class Machine:
     kind: str
     address: str
     through: str = ""
+
+
+def ssh(
+    config: Path, lab: str, name: str, *command: str, deadline: float = 60, stdin: bytes = b"", check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run a command line (as ssh(1) takes it) on the machine called *name*. Raises :class:`LabError`."""
+    return run(
+        ["ssh", "-F", str(config), "--", name, *command],
+        deadline=deadline,
+        stdin=stdin,
+        check=check,
+        env={MARK: lab},
+    )
+
+
+def close_connection(config: Path, name: str) -> None:
+    """Close the connection that ssh keeps open to the machine called *name*."""
+    run(["ssh", "-F", str(config), "-O", "exit", "--", name], check=False)
 
 
 def make_key(path: Path) -> None:
@@ -82,4 +116,13 @@ def format_inventory(machines: Mapping[str, Machine], config: Path) -> str:
     return yaml.safe_dump({"all": {"vars": common, "children": groups}}, sort_keys=False)
 
 
-__all__ = ["Machine", "format_inventory", "format_known_host", "make_key", "format_ssh_config"]
+__all__ = [
+    "Machine",
+    "WAIT_FOR_SSH",
+    "close_connection",
+    "format_inventory",
+    "format_known_host",
+    "format_ssh_config",
+    "make_key",
+    "ssh",
+]

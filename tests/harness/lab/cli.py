@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026, the granary.vmstore developers
-"""The command line: ``lab up|status|ssh|guest|probe|down``."""
+"""The command line: ``lab up|status|ssh|host|guest|probe|down``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from typing import NoReturn
 
 from . import kvm, probes
 from .errors import LabError
-from .running import Lab, check_root, list_labs
+from .running import Lab, list_labs
 from .spec import load_spec
+from .tools import check_root
 
 
 def main() -> NoReturn:
@@ -63,6 +64,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     ssh.set_defaults(work=_ssh)
 
+    host = commands.add_parser("host", help="let a host fail, and let it come back")
+    host.add_argument("action", choices=("kill", "pause", "resume", "start", "reboot", "cut", "join"))
+    host.add_argument("name", metavar="NAME")
+    host.set_defaults(work=_host)
+
     guest = commands.add_parser("guest", help="start or stop a guest")
     guest.add_argument("action", choices=("start", "stop"))
     guest.add_argument("name", metavar="NAME")
@@ -78,7 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--lab", metavar="NAME", default=argparse.SUPPRESS, help="name of the lab (default: the name in the file)"
     )
-    for command in (status, ssh, guest, down):
+    for command in (status, ssh, host, guest, down):
         command.add_argument(
             "--lab", metavar="NAME", default=argparse.SUPPRESS, help="name of the lab (default: the only lab)"
         )
@@ -114,7 +120,7 @@ def _status(options: argparse.Namespace) -> None:
         f"{status['name']}: {'up' if status['complete'] else 'incomplete'}, {status['accelerator']}, {status['state']}"
     )
     for name, host in status["hosts"].items():
-        print(f"  {name:20} {host['kind']:10} {host['address']:16} {'running' if host['running'] else 'stopped'}")
+        print(f"  {name:20} {host['kind']:10} {host['address']:16} {host['state'] or 'missing'}")
         for guest, each in status["guests"].items():
             if each["host"] == name:
                 print(f"    {guest:18} {'guest':10} {each['address']:16} {'running' if each['running'] else 'stopped'}")
@@ -126,6 +132,10 @@ def _ssh(options: argparse.Namespace) -> None:
         "ssh",
         ["ssh", "-F", str(config), "--", options.name, *([shlex.join(options.command)] if options.command else [])],
     )
+
+
+def _host(options: argparse.Namespace) -> None:
+    getattr(_lab(options).host(options.name), options.action)()
 
 
 def _guest(options: argparse.Namespace) -> None:

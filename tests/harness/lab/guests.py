@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
+from .access import WAIT_FOR_SSH
 from .errors import LabError
 from .hosts import LAB_DIRECTORY, Host
 from .initramfs import Entry, build_archive
@@ -30,21 +31,6 @@ NETWORK = f"""<network>
   <dns enable='no'/>
   <ip address='{GATEWAY}' netmask='255.255.255.0'/>
 </network>
-"""
-
-#: Program for the host: return after the banner of the guest's sshd.
-_WAIT_FOR_SSH = """
-import socket, sys, time
-end = time.monotonic() + float(sys.argv[2])
-while time.monotonic() < end:
-    try:
-        with socket.create_connection((sys.argv[1], 22), timeout=1) as connection:
-            connection.settimeout(max(0.1, end - time.monotonic()))
-            if connection.recv(4) == b"SSH-":
-                sys.exit()
-    except OSError:
-        time.sleep(0.1)
-sys.exit("no ssh banner")
 """
 
 #: Program for the host: return when the word is in the console's log, behind the offset.
@@ -140,7 +126,7 @@ class Guest:
         script = (
             [_WAIT_FOR_WORD, self.console, str(offset), "lab: report ends"]
             if self.spec.cloud_init
-            else [_WAIT_FOR_SSH, self.address]
+            else [WAIT_FOR_SSH, self.address]
         )
         if self.host.execute("python3", "-c", *script, str(deadline), deadline=deadline + 30, check=False).returncode:
             raise LabError(

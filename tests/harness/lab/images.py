@@ -12,11 +12,16 @@ from pathlib import Path
 from . import cache, trees
 from .initramfs import Entry, build_archive
 from .run import run
+from .spec import UML
 
 #: Modules that each kind of guest needs for its disks. ext4, fuse, virtiofs and virtio-pci are built into Debian's
 #: cloud kernel. cloud-init searches the CD-ROMs for a seed before udev loads modules, and a cloud image's larger
 #: initramfs would have them.
 _MODULES = {"guest": ("virtio_blk", "virtio_net"), "cloud": ("virtio_blk", "virtio_net", "ahci", "sr_mod", "isofs")}
+
+
+#: Size of the root disk of hosts of kind uml.
+_UML_DISK = "8G"
 
 
 def build_guest_image(name: str) -> Path:
@@ -33,6 +38,17 @@ def build_guest_image(name: str) -> Path:
         "modules": _MODULES[name],
     }
     return cache.build_once(f"image-{name}", recipe, lambda directory: _build(tree, _MODULES[name], directory))
+
+
+def build_uml_image() -> Path:
+    """Return the directory with the root disk of hosts of kind uml, ``root.img``; build a missing one.
+
+    Raises :class:`LabError`.
+    """
+    tree = trees.build_tree(UML)
+    return cache.build_once(
+        "image-uml", [tree.name, _UML_DISK], lambda directory: _build_disk(tree, directory, _UML_DISK)
+    )
 
 
 def _init(name: str) -> str:
@@ -53,25 +69,16 @@ def _build(tree: Path, wanted: Iterable[str], directory: Path) -> None:
         build_archive([Entry("init", _init("init-ramfs.sh").encode(), 0o755), busybox, *modules])
     )
     (directory / "probe").write_bytes(build_archive([Entry("init", _init("init-probe.sh").encode(), 0o755), busybox]))
-    disk = directory / "root.img"
-    run(
-        [
-            "mke2fs",
-            "-q",
-            "-t",
-            "ext4",
-            "-E",
-            "lazy_itable_init=0,lazy_journal_init=1",
-            "-d",
-            str(tree),
-            str(disk),
-            "2G",
-        ],
-        deadline=300,
-    )
+    _build_disk(tree, directory, "2G")
     for path in directory.iterdir():
         path.chmod(0o644)
     directory.chmod(0o755)
+
+
+def _build_disk(tree: Path, directory: Path, size: str) -> None:
+    """Write the *tree* to the sparse ext4 image ``root.img`` in *directory*."""
+    options = ["-E", "lazy_itable_init=0,lazy_journal_init=1", "-d", str(tree)]
+    run(["mke2fs", "-q", "-t", "ext4", *options, str(directory / "root.img"), size], deadline=300)
 
 
 def order_modules(modules_dep: str, wanted: Iterable[str]) -> list[str]:
@@ -85,4 +92,4 @@ def order_modules(modules_dep: str, wanted: Iterable[str]) -> list[str]:
     return order
 
 
-__all__ = ["build_guest_image", "order_modules"]
+__all__ = ["build_guest_image", "build_uml_image", "order_modules"]

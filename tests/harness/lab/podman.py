@@ -18,6 +18,7 @@ class Podman:
     """The containers and the network of one lab. All of them carry the lab's label."""
 
     def __init__(self, lab: str) -> None:
+        self.lab = lab
         self.label = f"granary.lab={lab}"
         self._environment = {MARK: lab, **environment()}
 

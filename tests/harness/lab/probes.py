@@ -56,6 +56,13 @@ def probe_resource_limits(effective_capabilities: int) -> Probe:
     return Probe("CAP_SYS_RESOURCE", "missing", "no default ulimit above the machine's")
 
 
+def probe_tun(exists: bool) -> Probe:
+    """Probe for the device by which a host with a kernel of its own is connected to the network."""
+    if exists:
+        return Probe("/dev/net/tun", "present")
+    return Probe("/dev/net/tun", "missing", "no host of kind uml, before 'modprobe tun'")
+
+
 def probe_machine() -> list[Probe]:
     """Run the probes that need only /proc."""
     status = dict(
@@ -67,6 +74,7 @@ def probe_machine() -> list[Probe]:
         probe_cgroups(Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")),
         probe_service_manager(os.path.isdir("/run/systemd/system")),
         probe_resource_limits(int(status["CapEff"], 16)),
+        probe_tun(os.path.exists("/dev/net/tun")),
     ]
 
 
@@ -109,4 +117,5 @@ __all__ = [
     "probe_machine",
     "probe_resource_limits",
     "probe_service_manager",
+    "probe_tun",
 ]

@@ -7,10 +7,8 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
-import os
 import re
 import shutil
-import signal
 import sys
 import time
 import uuid
@@ -20,13 +18,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import access, cache, images, kvm, probes, trees
+from . import access, cache, images, kvm, trees
 from .errors import LabError
 from .guests import IMAGES, NETWORK, Guest
-from .hosts import LAB_DIRECTORY, ContainerHost, Host
+from .hosts import LAB_DIRECTORY, ContainerHost, Host, Place
 from .podman import Podman
-from .run import MARK, run
-from .spec import LabSpec, check_name, parse_spec
+from .processes import end_processes
+from .run import run
+from .spec import UML, LabSpec, check_name, parse_spec
+from .tools import check_tools
+from .uml import UmlHost
 
 #: The parent of one directory per lab: the path of its state, its instance, and its ssh sockets, which need short
 #: paths.
@@ -86,30 +87,31 @@ class Lab:
         record = self._record()
         return self._guests(record, self._hosts(record))
 
+    def host(self, name: str) -> Host:
+        return self._find(name, self.hosts(), "host")
+
     def guest(self, name: str) -> Guest:
-        guests = self.guests()
-        if name not in guests:
-            raise LabError(f"{name!r} is not a guest of lab {self.name!r}, accepted are {', '.join(guests) or 'none'}.")
-        return guests[name]
+        return self._find(name, self.guests(), "guest")
 
     def status(self) -> dict[str, Any]:
         """Return the lab as plain data: name, state directory, completion of ``up``, hosts and guests."""
         record = self._record()
         hosts = self._hosts(record)
-        up = {name: host.running() for name, host in hosts.items()}
+        states = {name: host.state() for name, host in hosts.items()}
         return {
             "name": self.name,
             "state": str(self.state),
             "complete": record.complete,
             "accelerator": "kvm" if record.kvm else "tcg",
             "hosts": {
-                name: {"kind": host.kind, "address": host.address, "running": up[name]} for name, host in hosts.items()
+                name: {"kind": host.kind, "address": host.address, "state": states[name]}
+                for name, host in hosts.items()
             },
             "guests": {
                 name: {
                     "host": guest.host.name,
                     "address": guest.address,
-                    "running": up[guest.host.name] and guest.running(),
+                    "running": states[guest.host.name] == "running" and guest.running(),
                     "console": guest.console,
                 }
                 for name, guest in self._guests(record, hosts).items()
@@ -118,12 +120,8 @@ class Lab:
 
     def ssh(self, name: str, *command: str, deadline: float = 60, stdin: bytes = b"", check: bool = True) -> str:
         """Run a command line (as ssh(1) takes it) on a machine and return its output. Raises :class:`LabError`."""
-        return run(
-            ["ssh", "-F", str(self.ssh_config), "--", name, *command],
-            deadline=deadline,
-            stdin=stdin,
-            check=check,
-            env={MARK: self.name},
+        return access.ssh(
+            self.ssh_config, self.name, name, *command, deadline=deadline, stdin=stdin, check=check
         ).stdout
 
     # Up and down
@@ -134,7 +132,7 @@ class Lab:
         An older lab of this name, complete or not, is removed first. When a step fails, the new lab is removed.
         *instance* is a unique word, for :meth:`down`. Raises :class:`LabError`.
         """
-        check_tools()
+        check_tools([host.kind for host in spec.hosts.values()])
         state = (state or self.runtime).absolute()
         if not _STATE.fullmatch(str(state)):
             # Other characters would have a meaning in ssh_config(5) and in the inventory.
@@ -174,6 +172,8 @@ class Lab:
         kinds = sorted({host.kind for host in spec.hosts.values()})
         wanted = sorted({IMAGES[guest.cloud_init] for guest in spec.guests.values()})
         self._run_parallel(kinds, lambda kind: self._run_step(f"root tree {kind}", lambda: trees.build_tree(kind)))
+        if UML in kinds:
+            self._run_step("root disk uml", images.build_uml_image)
         pictures = dict(
             zip(
                 wanted,
@@ -189,7 +189,12 @@ class Lab:
             record,
             addresses={name: str(addresses[10 + number]) for number, name in enumerate(spec.hosts)},
             kvm=bool(wanted)
-            and kvm.boots_kernel(self._podman, trees.build_tree(kinds[-1]), pictures[wanted[0]], self._say),
+            and kvm.boots_kernel(
+                self._podman,
+                trees.build_tree(next(spec.hosts[guest.host].kind for guest in spec.guests.values())),
+                pictures[wanted[0]],
+                self._say,
+            ),
         )
         self._write_record(record, state)
         hosts = self._hosts(record)
@@ -242,11 +247,8 @@ class Lab:
 
     def _start_host(self, host: Host, record: _Record, shared: dict[Path, str]) -> None:
         with self._step(f"host {host.name} ({host.kind}, {host.address})"):
-            host.start(record.addresses, shared)
+            host.create(record.addresses, shared)
             host.wait_ready()
-            if not record.kvm:
-                # libvirt in the host would offer a KVM that hangs.
-                host.execute("rm", "-f", "/dev/kvm")
 
     def _define_guests(self, host: Host, guests: dict[str, Guest]) -> None:
         own = [guest for guest in guests.values() if guest.host is host]
@@ -268,7 +270,7 @@ class Lab:
 
     def _sweep(self) -> None:
         """Remove everything that carries the lab's name, dependents first."""
-        _end_processes(self.name)
+        end_processes(self.name)
         for socket in self.runtime.glob("*") if self.runtime.is_dir() else ():
             if socket.is_socket():
                 run(["ssh", "-F", "/dev/null", "-o", f"ControlPath={socket}", "-O", "exit", "lab"], check=False)
@@ -292,17 +294,16 @@ class Lab:
         return cache.hold_lock(f"lab-{self.name}", 60)
 
     def _hosts(self, record: _Record) -> dict[str, Host]:
-        return {
-            name: ContainerHost(
-                name,
-                host.kind,
-                record.addresses.get(name, ""),
-                self.state / "hosts" / name,
-                self._podman,
-                record.network,
+        place = Place(self._podman, record.network, self.ssh_config, record.kvm)
+        hosts: dict[str, Host] = {}
+        for name, spec in record.spec.hosts.items():
+            address, files = record.addresses.get(name, ""), self.state / "hosts" / name
+            hosts[name] = (
+                ContainerHost(name, spec.kind, address, files, place)
+                if spec.memory is None
+                else UmlHost(name, spec.kind, address, files, place, spec.memory)
             )
-            for name, host in record.spec.hosts.items()
-        }
+        return hosts
 
     @staticmethod
     def _guests(record: _Record, hosts: dict[str, Host]) -> dict[str, Guest]:
@@ -310,6 +311,12 @@ class Lab:
             name: Guest(name, spec, hosts[spec.host], number, record.kvm)
             for number, (name, spec) in enumerate(record.spec.guests.items())
         }
+
+    def _find(self, name: str, machines: dict[str, _T], kind: str) -> _T:
+        if name not in machines:
+            accepted = ", ".join(machines) or "none"
+            raise LabError(f"{name!r} is not a {kind} of lab {self.name!r}, accepted are {accepted}.")
+        return machines[name]
 
     def _record(self) -> _Record:
         try:
@@ -347,57 +354,4 @@ def list_labs() -> list[str]:
     return sorted(path.name for path in RUNTIME.iterdir()) if RUNTIME.is_dir() else []
 
 
-def check_root() -> None:
-    """Raise :class:`LabError` without root."""
-    if os.geteuid() != 0:
-        raise LabError("A lab needs root: run it with sudo.")
-
-
-def check_tools() -> None:
-    """Raise :class:`LabError` without root, or without the programs that a lab needs."""
-    check_root()
-    packages = {
-        "podman": "podman",
-        "mmdebstrap": "mmdebstrap",
-        "mke2fs": "e2fsprogs",
-        "ssh": "openssh-client",
-        "ip": "iproute2",
-        "setpriv": "util-linux",
-        # podman's netavark runs one of the two, depending on its version, and its error for a missing one has no name.
-        "iptables": "iptables",
-        "nft": "nftables",
-    }
-    if any(probe.name == "cgroups" and probe.precaution for probe in probes.probe_machine()):
-        packages["runc"] = "runc"
-    if missing := [package for program, package in packages.items() if not shutil.which(program)]:
-        raise LabError(f"Packages are missing: apt-get install {' '.join(missing)}.")
-
-
-def _end_processes(name: str) -> None:
-    """End the processes of a killed lab of this name. A running podman may finish, all others are killed."""
-    patience = time.monotonic() + 20
-    while processes := _find_processes(name):
-        for process, program in processes.items():
-            if program != "podman" or time.monotonic() > patience:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-        time.sleep(0.05)
-
-
-def _find_processes(name: str) -> dict[int, str]:
-    """Return id and name of each process with the lab's mark in its environment, without the monitors of containers."""
-    found = {}
-    for directory in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            program = (directory / "comm").read_text(encoding="utf-8", errors="replace").strip()
-            mark = f"{MARK}={name}".encode()
-            if (
-                program != "conmon"
-                and mark in (directory / "environ").read_bytes().split(b"\0")
-                and int(directory.name) != os.getpid()
-            ):
-                found[int(directory.name)] = program
-    return found
-
-
-__all__ = ["Lab", "check_root", "check_tools", "list_labs"]
+__all__ = ["Lab", "list_labs"]

@@ -15,7 +15,9 @@ import yaml
 
 from .errors import LabError
 
-HOST_KINDS = ("debian12", "debian13")
+HOST_KINDS = ("debian12", "debian13", "uml")
+#: The kind of host with a kernel, and memory, of its own.
+UML = "uml"
 #: Upper bound of the guests of a lab. Guests of one host share a /24 network: the host is .1, guests begin at .10.
 MAX_GUESTS = 200
 MAX_HOSTS = 200
@@ -24,7 +26,10 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 
 @dataclass(frozen=True)
 class HostSpec:
+    """The options of a host. *memory*, in MiB, is None for a host that shares the machine's memory."""
+
     kind: str
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -114,10 +119,15 @@ def _mapping(value: Any, option: str, known: Iterable[str] = ()) -> Mapping[str,
 
 
 def _host(name: str, value: Any) -> HostSpec:
-    kind = _mapping(value, f"hosts.{name}", _keys(HostSpec)).get("kind")
+    options = dict(_mapping(value, f"hosts.{name}", _keys(HostSpec)))
+    kind = options.get("kind")
     if kind not in HOST_KINDS:
         raise LabError(f"hosts.{name}.kind: {kind!r} is not a kind of host, accepted are {', '.join(HOST_KINDS)}.")
-    return HostSpec(kind)
+    if kind == UML:
+        _check_number(options.setdefault("memory", 256), f"hosts.{name}.memory", 128, 65536)
+    elif options.get("memory") is not None:
+        raise LabError(f"hosts.{name}.memory: {options['memory']!r} is refused, only a host of kind {UML} has memory.")
+    return HostSpec(**options)
 
 
 def _guest(name: str, value: Any, hosts: Mapping[str, HostSpec]) -> GuestSpec:
@@ -127,21 +137,26 @@ def _guest(name: str, value: Any, hosts: Mapping[str, HostSpec]) -> GuestSpec:
             f"guests.{name}.host: {options.get('host')!r} is not a host of this lab, accepted are "
             f"{', '.join(hosts) or 'none'}."
         )
+    if hosts[options["host"]].kind == UML:
+        raise LabError(f"guests.{name}.host: {options['host']!r} is a host of kind {UML}, which can't have guests.")
     for key in ("running", "shared_memory", "cloud_init", "virt_install"):
         if not isinstance(options.get(key, False), bool):
             raise LabError(f"guests.{name}.{key}: {options[key]!r} is neither true nor false.")
     for key, least, most in (("memory", 128, 65536), ("root_ports", 0, 16)):
-        number = options.get(key, least)
-        if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
-            raise LabError(f"guests.{name}.{key}: {number!r} is not a whole number from {least} to {most}.")
+        _check_number(options.get(key, least), f"guests.{name}.{key}", least, most)
     if options.get("cloud_init"):
         # systemd and cloud-init need more memory than a minimal guest.
         options.setdefault("memory", 512)
     return GuestSpec(**options)
 
 
+def _check_number(value: Any, option: str, least: int, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise LabError(f"{option}: {value!r} is not a whole number from {least} to {most}.")
+
+
 def _keys(kind: Any) -> list[str]:
     return [each.name for each in fields(kind)]
 
 
-__all__ = ["HOST_KINDS", "GuestSpec", "HostSpec", "LabSpec", "check_name", "load_spec", "parse_spec"]
+__all__ = ["HOST_KINDS", "UML", "GuestSpec", "HostSpec", "LabSpec", "check_name", "load_spec", "parse_spec"]

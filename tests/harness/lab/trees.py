@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,6 +22,9 @@ _SSHD = (
     "HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\nAuthorizedKeysFile .ssh/authorized_keys "
     "/etc/ssh/lab_authorized_keys\n"
 )
+
+#: The default, post-quantum, key exchange takes an emulated guest a second.
+_FAST_SSHD = "UsePAM no\nKexAlgorithms curve25519-sha256\n"
 
 #: Units that in a privileged container would change the machine itself, or wait for hardware.
 _MASKED_IN_HOSTS = (
@@ -78,6 +82,86 @@ _HOST_PACKAGES = (
     "xorriso",
 )
 
+#: Packages of a host with a kernel of its own. With the last four, the collection's roles install nothing.
+_UML_PACKAGES = (
+    *_HOST_PACKAGES,
+    "nfs-common",
+    "nfs-kernel-server",
+    "rpcbind",
+    "sqlite3",
+    "sudo",
+    "user-mode-linux",
+    "e2fsprogs",
+    "virtiofsd",
+    "xfsprogs",
+    "zstd",
+)
+
+#: Units and generators of units that take long, because User-Mode Linux starts a process slowly.
+_MASKED_IN_UML = (
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dev-hugepages.mount",
+    "dev-mqueue.mount",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "getty.target",
+    "kmod-static-nodes.service",
+    "libvirt-guests.service",
+    "logrotate.timer",
+    "nfs-blkmap.service",
+    "proc-sys-fs-binfmt_misc.automount",
+    "sshd-keygen.service",
+    "sys-fs-fuse-connections.mount",
+    "sys-kernel-config.mount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "systemd-binfmt.service",
+    "systemd-journal-flush.service",
+    "systemd-logind.service",
+    "systemd-pstore.service",
+    "systemd-random-seed.service",
+    "systemd-tmpfiles-clean.timer",
+    "systemd-tmpfiles-setup-dev-early.service",
+    "systemd-tmpfiles-setup-dev.service",
+    "systemd-udev-trigger.service",
+    "systemd-udevd.service",
+    "systemd-udevd-control.socket",
+    "systemd-udevd-kernel.socket",
+    "xfs_scrub_all.timer",
+)
+_GENERATORS_MASKED_IN_UML = (
+    "systemd-cryptsetup-generator",
+    "systemd-debug-generator",
+    "systemd-getty-generator",
+    "systemd-gpt-auto-generator",
+    "systemd-hibernate-resume-generator",
+    "systemd-integritysetup-generator",
+    "systemd-rc-local-generator",
+    "systemd-run-generator",
+    "systemd-ssh-generator",
+    "systemd-system-update-generator",
+    "systemd-sysv-generator",
+    "systemd-tpm2-generator",
+    "systemd-veritysetup-generator",
+)
+
+#: Command that puts the kernel's modules where kmod(8) looks for them.
+_UML_MODULES = (
+    'version=$(ls "$1"/usr/lib/uml/modules); mkdir -p "$1"/usr/lib/modules; '
+    'ln -s "../uml/modules/$version" "$1/usr/lib/modules/$version"; chroot "$1" depmod "$version"'
+)
+#: Command that disables services that only some hosts of a lab need.
+_UML_SERVICES = (
+    'cd "$1"/etc/systemd/system/multi-user.target.wants && rm libvirtd.service nfs-server.service virtlogd.service'
+)
+
+#: The default time of 90 seconds would delay the first lock after each start of the NFS server.
+_NFS_SERVER = "[nfsd]\ngrace-time=10\nlease-time=10\n"
+_LOCKD = "options lockd nlm_grace_period=10\n"
+
 #: Command that unpacks the kernel's package without its dependencies, because a guest builds no initramfs.
 _KERNEL = (
     'chroot "$1" sh -euc \''
@@ -103,13 +187,40 @@ class Recipe:
     hooks: tuple[str, ...] = ()
 
 
-def _text(name: str) -> str:
-    return resources.files(__package__).joinpath("guest", name).read_text(encoding="utf-8")
+def _text(kind: str, name: str) -> str:
+    return resources.files(__package__).joinpath(kind, name).read_text(encoding="utf-8")
+
+
+def _mask(units: Iterable[str], kind: str = "system") -> tuple[tuple[str, str], ...]:
+    return tuple((f"/etc/systemd/{kind}/{unit}", "/dev/null") for unit in units)
 
 
 def _host(suite: str, *packages: str) -> Recipe:
-    masks = tuple((f"/etc/systemd/system/{unit}", "/dev/null") for unit in _MASKED_IN_HOSTS)
-    return Recipe(suite, (*_HOST_PACKAGES, *packages), files=(("/etc/ssh/sshd_config.d/lab.conf", _SSHD),), links=masks)
+    return Recipe(
+        suite,
+        (*_HOST_PACKAGES, *packages),
+        files=(("/etc/ssh/sshd_config.d/lab.conf", _SSHD),),
+        links=_mask(_MASKED_IN_HOSTS),
+    )
+
+
+def _uml() -> Recipe:
+    return Recipe(
+        "trixie",
+        _UML_PACKAGES,
+        files=(
+            ("/etc/ssh/sshd_config.d/lab.conf", _SSHD + _FAST_SSHD),
+            ("/etc/nfs.conf.d/lab.conf", _NFS_SERVER),
+            ("/etc/modprobe.d/lab.conf", _LOCKD),
+            ("/usr/local/sbin/lab-host", _text("uml_host", "lab-host")),
+            ("/usr/local/sbin/lab-boot", _text("uml_host", "lab-boot")),
+            # As systemd-update-done.service(8) leaves them: nothing is to be done after an update.
+            ("/etc/.updated", ""),
+            ("/var/.updated", ""),
+        ),
+        links=(*_mask(_MASKED_IN_UML), *_mask(_GENERATORS_MASKED_IN_UML, "system-generators")),
+        hooks=(_UML_MODULES, _UML_SERVICES),
+    )
 
 
 def list_recipes() -> dict[str, Recipe]:
@@ -117,14 +228,14 @@ def list_recipes() -> dict[str, Recipe]:
     return {
         "debian13": _host("trixie", "virtiofsd"),
         "debian12": _host("bookworm"),
+        "uml": _uml(),
         "guest": Recipe(
             "trixie",
             ("acl", "attr", "busybox-static", "iproute2", "kmod", "openssh-server", "procps", "python3"),
             files=(
-                # The default, post-quantum, key exchange takes an emulated guest a second.
-                ("/etc/ssh/sshd_config.d/lab.conf", _SSHD + "UsePAM no\nKexAlgorithms curve25519-sha256\n"),
-                ("/etc/inittab", _text("inittab")),
-                ("/usr/local/sbin/lab-boot", _text("lab-boot")),
+                ("/etc/ssh/sshd_config.d/lab.conf", _SSHD + _FAST_SSHD),
+                ("/etc/inittab", _text("guest", "inittab")),
+                ("/usr/local/sbin/lab-boot", _text("guest", "lab-boot")),
                 ("/etc/acpi/PWRF/00000080", "#!/bin/sh\nexec poweroff\n"),
             ),
             links=tuple((f"/usr/sbin/{name}", "/usr/bin/busybox") for name in ("init", "halt", "poweroff", "reboot")),
@@ -145,13 +256,13 @@ def list_recipes() -> dict[str, Recipe]:
                 "netplan.io",
             ),
             files=(
-                ("/etc/systemd/system/lab-report.service", _text("lab-report.service")),
-                ("/usr/local/sbin/lab-report", _text("lab-report")),
+                ("/etc/systemd/system/lab-report.service", _text("guest", "lab-report.service")),
+                ("/usr/local/sbin/lab-report", _text("guest", "lab-report")),
                 ("/etc/cloud/cloud.cfg.d/99_lab.cfg", "# There is no sshd.\nssh_genkeytypes: []\n"),
             ),
             links=(
                 ("/etc/systemd/system/multi-user.target.wants/lab-report.service", "../lab-report.service"),
-                *((f"/etc/systemd/system/{unit}", "/dev/null") for unit in _MASKED_IN_CLOUD),
+                *_mask(_MASKED_IN_CLOUD),
             ),
             hooks=(_KERNEL,),
         ),

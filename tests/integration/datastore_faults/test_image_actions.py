@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import FileAccessFailed, VmstoreError
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import CopyOptions, Settings
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
+from refusal import refused
 from simulated_datastore.testing import CrashWalker, FaultWalker, KillWalker, SimulatedDatastore
 
 NAME = "05d147c524ae30d046db542ec2859136"
@@ -396,7 +397,10 @@ def test_a_removal_that_is_not_durable_is_an_error(
         path = datastore.renew(walk.prepare)
         with (
             datastore.fault("fsyncdir", errno.EIO),
-            pytest.raises(VmstoreError, match="A change in .* is made, but not yet durable: Input/output error"),
+            refused(
+                FileAccessFailed,
+                says="A change in * is made, but not yet durable: Input/output error; repeat it.",
+            ),
         ):
             walk.work(path)
         walk.again(path)

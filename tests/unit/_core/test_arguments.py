@@ -7,6 +7,7 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.arguments import refuse_truth_values
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput
 from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import ID_MAP_OPTION
+from refusal import refused
 
 OPTIONS = {
     "start": {"type": "int"},
@@ -17,15 +18,15 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "option", "value"),
     [
-        ({"start": True}, "start: True"),
-        ({"clusters": [0, False]}, "clusters: False"),
-        ({"uid_map": [{"start": 0, "target": True, "count": 1}]}, "uid_map.target: True"),
+        ({"start": True}, "start", True),
+        ({"clusters": [0, False]}, "clusters", False),
+        ({"uid_map": [{"start": 0, "target": True, "count": 1}]}, "uid_map.target", True),
     ],
 )
-def test_a_truth_value_is_no_number(values: dict, message: str) -> None:
-    with pytest.raises(InvalidInput, match=f"^{message} is not accepted: a whole number is expected"):
+def test_a_truth_value_is_no_number(values: dict, option: str, value: bool) -> None:
+    with refused(InvalidInput, says=f"{option}: {value} is not accepted: a whole number is expected."):
         refuse_truth_values(OPTIONS, values)
 
 

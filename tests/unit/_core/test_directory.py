@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -15,6 +16,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.directory im
     opened_parent,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import PathNotAllowed
+from refusal import refused
 
 USER = 61001
 OTHER = 61002
@@ -62,9 +64,9 @@ def test_a_directory_is_the_one_that_its_path_names(theirs):
 @pytest.mark.parametrize("owner", [USER, OTHER, 0])
 def test_no_link_in_a_directory_of_another_user_leads_to_one_of_root(theirs, owner):
     link(theirs / "away", "/etc", owner)
-    with pytest.raises(PathNotAllowed, match="symbolic link"):
+    with refused(PathNotAllowed, option="path", value=str(theirs / "away")):
         opened(theirs / "away")
-    with pytest.raises(PathNotAllowed, match="symbolic link"):
+    with refused(PathNotAllowed, option="path", value=str(theirs / "away" / "ssl")):
         opened(theirs / "away" / "ssl")
 
 
@@ -99,7 +101,7 @@ def test_a_link_that_leads_up_leads_to_somebody_elses_directory(tmp_path, theirs
         path = link(theirs / f"link-{len(target)}", target, USER)
         with pytest.raises(PathNotAllowed), opened_parent(str(path)):
             pass
-        with pytest.raises(PathNotAllowed, match=f"'{path}' is not accepted"):
+        with refused(PathNotAllowed, option="path", value=str(path)):
             opened(path)
     assert opened(link(theirs / "here", "in/..", USER)) == inode(theirs)
 
@@ -125,15 +127,9 @@ def test_a_link_that_stays_in_its_directory_is_followed_unless_only_its_owner_co
         pass
 
 
-def test_a_refusal_has_the_path_as_it_was_given(theirs):
-    with pytest.raises(PathNotAllowed) as refusal:
-        opened(link(theirs / "away", "/etc", USER))
-    assert refusal.value.value == str(theirs / "away")
-
-
 def test_a_circle_of_links_ends(tmp_path):
     link(tmp_path / "circle", "circle", 0)
-    with pytest.raises(OSError, match="Too many levels"):
+    with refused(OSError, errno=errno.ELOOP):
         opened(tmp_path / "circle")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core import records
+from refusal import refused
 
 PLUGINS = Path(__file__).parents[3] / "plugins"
 
@@ -145,9 +146,9 @@ def test_the_same_is_refused(both: Both, wrong: Callable[[Any, Any], object]) ->
 def test_a_frozen_instance_stays_as_it_was() -> None:
     for module in (dataclasses, records):
         one = classes(module).Frozen("a")
-        with pytest.raises(module.FrozenInstanceError, match="^cannot assign to field 'name'$"):
+        with refused(module.FrozenInstanceError, says="cannot assign to field 'name'"):
             one.name = "b"
-        with pytest.raises(module.FrozenInstanceError, match="^cannot delete field 'size'$"):
+        with refused(module.FrozenInstanceError, says="cannot delete field 'size'"):
             del one.size
         assert (one.name, one.size) == ("a", 3)
 
@@ -186,7 +187,7 @@ def test_hashes_are_those_of_the_fields(both: Both) -> None:
     # A record with an unhashable field has no hash.
     both.same(lambda c, _m: hash(c.Checked(1, 3)))
     both.same(lambda c, _m: len({c.Checked(1, 3), c.Checked(1, 3), c.Checked(1, 4)}))
-    with pytest.raises(TypeError, match="unhashable"):
+    with refused(TypeError, says="unhashable type: 'dict'"):
         hash(classes(records).Frozen("a"))
 
 
@@ -216,15 +217,15 @@ def test_what_is_one_is_recognized(both: Both) -> None:
 @pytest.mark.parametrize("default", [[], {}, set()])
 def test_a_mutable_default_is_refused(default: object) -> None:
     for module in (dataclasses, records):
-        with pytest.raises(
-            ValueError, match=f"^mutable default {type(default)} for field found is not allowed: use default_factory$"
+        with refused(
+            ValueError, says=f"mutable default {type(default)} for field found is not allowed: use default_factory"
         ):
             module.dataclass(type("Wrong", (), {"__annotations__": {"found": "object"}, "found": default}))
 
 
 def test_a_field_without_default_behind_one_with_a_default_is_refused() -> None:
     for module in (dataclasses, records):
-        with pytest.raises(TypeError, match="non-default argument 'second' follows default argument"):
+        with refused(TypeError, says="non-default argument 'second' follows default argument"):
             module.dataclass(type("Wrong", (), {"__annotations__": {"first": "int", "second": "int"}, "first": 1}))
 
 
@@ -232,7 +233,7 @@ def test_a_field_without_default_behind_one_with_a_default_is_refused() -> None:
 def test_frozen_and_not_frozen_do_not_inherit_from_each_other(frozen: bool) -> None:
     for module in (dataclasses, records):
         base = module.dataclass(frozen=frozen)(type("Base", (), {"__annotations__": {"one": "int"}}))
-        with pytest.raises(TypeError, match="frozen"):
+        with refused(TypeError, names=["frozen"]):
             module.dataclass(frozen=not frozen)(type("Below", (base,), {"__annotations__": {}}))
 
 

@@ -10,6 +10,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._model.mount_names
     check_mount_point,
     check_mount_tag,
 )
+from refusal import refused
 
 
 def id_map(start: int, target: int, count: int) -> dict[str, int]:
@@ -25,19 +26,23 @@ def test_maps_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "maps",
-    [
-        [id_map(0, 100000, 0)],
-        [id_map(-1, 100000, 1)],
-        [id_map(0, -1, 1)],
-        [id_map(0, 2**32 - 2, 2)],
-        [id_map(0, 100000, 10), id_map(9, 200000, 10)],
-        [id_map(0, 100000, 10), id_map(20, 100009, 10)],
-    ],
+    "one", [id_map(0, 100000, 0), id_map(-1, 100000, 1), id_map(0, -1, 1), id_map(0, 2**32 - 2, 2)]
 )
-def test_maps_that_cannot_be_are_refused(maps: list[dict[str, int]]) -> None:
-    with pytest.raises(InvalidInput, match="^uid_map: "):
-        read_id_maps("uid_map", maps)
+def test_maps_of_ids_that_do_not_exist_are_refused(one: dict[str, int]) -> None:
+    with refused(
+        InvalidInput,
+        says="uid_map: * is not accepted: start and target from 0 and a count from 1 on, with no id over 4294967294, "
+        "are expected.",
+    ):
+        read_id_maps("uid_map", [one])
+
+
+@pytest.mark.parametrize(("kind", "other"), [("start", id_map(9, 200000, 10)), ("target", id_map(20, 100009, 10))])
+def test_maps_that_overlap_are_refused(kind: str, other: dict[str, int]) -> None:
+    with refused(
+        InvalidInput, says=f"uid_map: * is not accepted: maps whose {kind} ranges don't overlap are expected."
+    ):
+        read_id_maps("uid_map", [id_map(0, 100000, 10), other])
 
 
 @pytest.mark.parametrize("tag", ["one-3", "data", "a" * 36, "A_b.c+d@e-1"])
@@ -49,13 +54,17 @@ def test_tags_a_mount_can_carry(tag: str) -> None:
     "tag", ["", "a" * 37, "ä" * 2, "a b", "LABEL=x", "host:path", "/dev/x", "a#b", "-o", "a\n", "a\\b", "a,b", "'"]
 )
 def test_tags_that_a_mount_would_misread(tag: str) -> None:
-    with pytest.raises(InvalidInput, match="^mount_tag: "):
+    with refused(
+        InvalidInput,
+        says=f"mount_tag: {tag!r} is not accepted: 1 to 36 letters, digits and '_', '.', '+', '@', "
+        "'-', not starting with a sign, are expected.",
+    ):
         check_mount_tag("mount_tag", tag)
 
 
 @pytest.mark.parametrize("point", ["relative", "/mnt/../etc", "/mnt/a\nb", ""])
 def test_paths_that_are_no_mount_points(point: str) -> None:
-    with pytest.raises(InvalidInput, match="^mount_point: "):
+    with refused(InvalidInput, option="mount_point", value=point):
         check_mount_point("mount_point", point)
 
 
@@ -123,8 +132,10 @@ def test_paths_that_are_no_mount_points(point: str) -> None:
     ],
 )
 def test_mount_points_the_guest_cannot_spare(point: str) -> None:
-    with pytest.raises(
-        InvalidInput, match=r"^mount_point: .* is not accepted: /\S* holds .*, which a mount would hide; a directory"
+    with refused(
+        InvalidInput,
+        says=f"mount_point: {point!r} is not accepted: * holds *, which a mount would hide; a directory that the guest "
+        "can do without is expected, such as '/mnt/data'.",
     ):
         check_mount_point("mount_point", point)
 

@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, StaleState, VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, StaleState
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import CopyOptions, Settings
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._image import copy
 from ansible_collections.granary.vmstore.plugins.module_utils._image.image_chain import ImageChain, OpenChain
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
+from refusal import refused
 
 NAME = "a" * 32
 
@@ -113,7 +114,7 @@ def test_a_revert_before_all_files_are_open(driver: FsDriver, image: Path, monke
 
     opened = ImageChain.opened
     monkeypatch.setattr(ImageChain, "opened", late)
-    with pytest.raises(StaleState, match="changed while it was cloned; try again"):
+    with refused(StaleState, says=f"The snapshots of the image {image} changed while it was cloned; try again."):
         driver.clone(str(image), "qcow2", CopyOptions("datablock"))
     assert [name for name in os.listdir(image.parent) if name not in (NAME, f"{NAME}.snap")] == []
 
@@ -128,10 +129,10 @@ def test_a_clone_of_an_image_in_the_datastore_beside_it(driver: FsDriver, tmp_pa
 @pytest.mark.parametrize("image_format", ["qcow2", None])
 def test_a_chain_is_not_exported(driver: FsDriver, image: Path, image_format: str | None) -> None:
     """The front-end would fetch only one file of the chain, with a checksum that is correct for this file."""
-    with pytest.raises(
+    with refused(
         Conflict,
-        match=rf"can't be exported as one file, because its data is in {image}\.snap/2, .*; flatten its snapshots, or "
-        r"export a clone",
+        says=f"The image {image} can't be exported as one file, because its data is in {image}.snap/2, "
+        f"{image}.snap/1, {image}*; flatten its snapshots, or export a clone of it.",
     ):
         driver.export(str(image), image_format)
 
@@ -166,6 +167,6 @@ def test_a_chain_that_leaves_the_image(driver: FsDriver, tmp_path: Path, name: s
             lambda given: driver.clone(str(image), given, CopyOptions("datablock")),
             lambda given: driver.export(str(image), given),
         ):
-            with pytest.raises(VmstoreError, match="is not used: "):
+            with refused(Conflict, says=f"{image}.snap/1 is not used: it refers to '*', which is not in {image}.snap."):
                 act(image_format)
     assert sorted(os.listdir(image.parent)) == before

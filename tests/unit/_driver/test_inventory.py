@@ -22,6 +22,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.virtiofs import VirtiofsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
+from refusal import refused
 
 HUNG = Path(__file__).parents[2] / "hung_mount.py"
 
@@ -71,20 +72,20 @@ def test_what_is_no_image_is_not_stored(tmp_path: Path) -> None:
 
 def test_a_directory_that_is_missing_holds_not_nothing(tmp_path: Path) -> None:
     for question in (driver(tmp_path / "1").stored, driver(tmp_path / "1").inventory):
-        with pytest.raises(NotFound, match=f"^The directory {tmp_path}/1 could not be read: it does not exist.$"):
+        with refused(NotFound, says=f"The directory {tmp_path}/1 could not be read: it does not exist."):
             question()
 
 
 def test_a_file_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "1").write_bytes(b"")
-    with pytest.raises(FileAccessFailed, match=f"^Could not read the directory {tmp_path}/1: Not a directory.$"):
+    with refused(FileAccessFailed, says=f"Could not read the directory {tmp_path}/1: Not a directory."):
         driver(tmp_path / "1").stored()
 
 
 @pytest.mark.parametrize("question", ["stored", "inventory", "sweep"])
 @pytest.mark.parametrize("cls", [SystemDriver, VirtiofsDriver])
 def test_a_driver_that_has_no_images_says_so(tmp_path: Path, cls: type[DatastoreDriver], question: str) -> None:
-    with pytest.raises(UnsupportedAction, match=f"^{question} is not supported by the {cls.info.name} driver.$"):
+    with refused(UnsupportedAction, names=[question, cls.info.name]):
         getattr(driver(tmp_path, cls), question)()
 
 

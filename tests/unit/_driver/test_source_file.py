@@ -17,6 +17,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.
     open_source_file,
     read_chunks,
 )
+from refusal import refused
 
 
 def read(path: Path, check=str) -> bytes:
@@ -71,12 +72,12 @@ def test_what_is_swapped_in_once_it_is_open_is_not_read(tmp_path: Path) -> None:
 def test_what_is_refused_is_not_even_looked_for(tmp_path: Path) -> None:
     with pytest.raises(PathNotAllowed):
         read(tmp_path / "missing", only_in(tmp_path / "open"))
-    with pytest.raises(FileAccessFailed, match="^Could not open .*/missing: No such file or directory.$"):
+    with refused(FileAccessFailed, says=f"Could not open {tmp_path}/missing: No such file or directory."):
         read(tmp_path / "missing")
 
 
 def test_a_pipe_or_a_device_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", tmp_path, Path("/dev/full")):
-        with pytest.raises(InvalidInput, match="a regular file is expected"):
+        with refused(InvalidInput, option="path", value=str(path)):
             read(path)

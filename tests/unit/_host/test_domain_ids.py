@@ -13,6 +13,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._host.ids.domain_i
     DomainRange,
     choose_start,
 )
+from refusal import refused
 
 POOL = [(1000000, 3 * COUNT + 7), (5, 10), (9000000, COUNT)]
 STARTS = [1000000, 1000000 + COUNT, 1000000 + 2 * COUNT, 9000000]
@@ -50,5 +51,5 @@ def test_what_is_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     for text in ("{", "[]", '{"u": {}}', '{"u": 1}'):
         path.write_text(text)
-        with pytest.raises(FileAccessFailed, match="holds no ranges of domains"):
+        with refused(FileAccessFailed, says=f"{path} holds no ranges of domains: *."):
             domain_ids.read_allocations()

@@ -95,6 +95,15 @@ def test_a_last_line_without_an_end_takes_no_other_line(text: str) -> None:
         replace_entries(text, [], Export("/b", (ExportedTo("*", ()),)), "/etc/exports.d/b.exports")
 
 
+def test_message_of_a_line_without_an_end() -> None:
+    with pytest.raises(Conflict) as error:
+        replace_entries("/a x(rw) \\\n", [], Export("/b", (ExportedTo("*", ()),)), "/etc/exports.d/b.exports")
+    assert str(error.value) == (
+        "The last line of /etc/exports.d/b.exports continues behind its end, by a backslash or an open quotation mark, "
+        "so that no line can be added: end that line."
+    )
+
+
 def test_files_are_those_of_exportfs(tmp_path) -> None:
     (tmp_path / "exports").write_text("/a *(rw)\n")
     (tmp_path / "exports.d").mkdir()

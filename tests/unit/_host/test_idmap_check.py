@@ -17,6 +17,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._host.ids.idmap_ch
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._host.ids.subid import SubidRange
 from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap
+from refusal import refused
 
 
 @pytest.fixture
@@ -31,14 +32,16 @@ def test_the_default_is_the_whole_first_range(etc: str) -> None:
 
 
 def test_the_message_has_the_line_to_add(etc: str) -> None:
-    with pytest.raises(
-        DependencyNotFound, match=f"'svc' has no subordinate gids: add the line svc:100000:65536 to {etc}/subgid"
+    with refused(
+        DependencyNotFound,
+        says=f"The user 'svc' has no subordinate gids: add the line svc:100000:65536 to {etc}/subgid.",
     ):
         default_map("svc", "gid", etc)
-    words = (
-        f"'0:101400:200' leads out .*100000:1000, 101000:500, 300000:10.*: add the line svc:101400:200 to {etc}/subuid"
-    )
-    with pytest.raises(DependencyNotFound, match=words):
+    with refused(
+        DependencyNotFound,
+        says="uid_map: '0:101400:200' leads out of the subordinate uids of 'svc' (100000:1000, "
+        f"101000:500, 300000:10): add the line svc:101400:200 to {etc}/subuid.",
+    ):
         check_maps("svc", "uid", [IdMap(0, 101400, 200)], etc)
     Path(etc, "nsswitch.conf").write_text("subid: files\n")
     check_maps("svc", "uid", [IdMap(0, 100000, 1500), IdMap(5000, 300000, 10)], etc)
@@ -71,8 +74,15 @@ def test_ids_on_the_host() -> None:
 
 def test_accounts_and_tools(monkeypatch: pytest.MonkeyPatch) -> None:
     check_account("root")
-    with pytest.raises(DependencyNotFound, match="'no-such-user'"):
+    with refused(
+        DependencyNotFound,
+        says="service_user: this host has no account 'no-such-user'; the role granary.vmstore.hypervisor makes it.",
+    ):
         check_account("no-such-user")
     monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(DependencyNotFound, match="newuidmap .* install the package uidmap"):
+    with refused(
+        DependencyNotFound,
+        says="The program newuidmap is not installed on this host and no id can be mapped without it: "
+        "install the package uidmap.",
+    ):
         check_tools()

@@ -9,6 +9,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.option
     split_options,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.virtiofs import VIRTIOFS_OPTIONS as RULES
+from refusal import refused
 
 
 def live(options: str, super_options: str = "rw") -> dict[str, str]:
@@ -84,9 +85,8 @@ def test_check_drops_defaults_and_repetitions_and_keeps_the_order():
     ],
 )
 def test_other_words_are_refused_by_name(word):
-    with pytest.raises(InvalidInput) as refusal:
+    with refused(InvalidInput, option="options", value=word):
         RULES.check("options", [word])
-    assert str(refusal.value).startswith(f"options: {word!r} is not accepted: ")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_words_for_fstab_that_leave_the_mount_as_it_is(word):
 
 @pytest.mark.parametrize("words", [["ro", "rw"], ["noatime,relatime"], ["dax=never", "dax=always"], ["auto,noauto"]])
 def test_words_that_contradict_each_other_are_refused(words):
-    with pytest.raises(InvalidInput, match="only one of the two"):
+    with refused(InvalidInput, says="options: * is not accepted: only one of the two is expected."):
         RULES.check("options", words)
 
 

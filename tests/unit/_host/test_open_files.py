@@ -45,7 +45,7 @@ def test_who_only_looks_at_a_file_does_not_count(tmp_path: Path, monkeypatch: py
         ["sh", "-c", script, tmp_path / "file"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout.readline() == b"open\n"
-        look = module._descriptors
+        look = module.list_paths
         looked: list[str] = []
 
         def close_after_look(number: str) -> Iterator[str]:
@@ -57,7 +57,7 @@ def test_who_only_looks_at_a_file_does_not_count(tmp_path: Path, monkeypatch: py
                     process.stdin.flush()
                     assert process.stdout.readline() == b"closed\n"
 
-        monkeypatch.setattr(module, "_descriptors", close_after_look)
+        monkeypatch.setattr(module, "list_paths", close_after_look)
         assert open_files(str(tmp_path)) == {}
         assert len(looked) == 2
         process.stdin.close()

@@ -9,9 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput, NotFound, StaleState
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    DependencyNotFound,
+    InvalidInput,
+    NotFound,
+    StaleState,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._host.shared_directory import HeldDirectory
 from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap
+from refusal import refused
 
 #: User that runs virtiofsd.
 TENANT = 61001
@@ -35,13 +41,21 @@ def directory() -> Iterator[Path]:
 
 def test_only_a_directory_that_is_what_its_path_says(directory: Path) -> None:
     HeldDirectory("image", str(directory)).check_same()
-    with pytest.raises(NotFound, match="image: the directory '/no/such' is not on this host"):
+    with refused(
+        DependencyNotFound,
+        says="image: the directory '/no/such' is not on this host; it has to be there at the same "
+        "path as on the front-end.",
+    ):
         HeldDirectory("image", "/no/such")
-    with pytest.raises(InvalidInput, match="source: '/etc/passwd'"):
+    with refused(InvalidInput, says="source: '/etc/passwd' is not accepted: a directory is expected."):
         HeldDirectory("source", "/etc/passwd")
     link = directory.parent / "link"
     link.symlink_to(directory.parent)
-    with pytest.raises(StaleState, match=f"now leads to '{directory}'"):
+    with refused(
+        StaleState,
+        says=f"image: the directory '{link}/shared' now leads to '{directory}' through a symbolic "
+        "link; it is not exported.",
+    ):
         HeldDirectory("image", str(link / "shared"))
 
 
@@ -51,7 +65,9 @@ def test_another_directory_in_its_place(directory: Path) -> None:
     with pytest.raises(NotFound):
         held.check_same()
     directory.mkdir()
-    with pytest.raises(StaleState, match="was replaced"):
+    with refused(
+        StaleState, says=f"image: the directory '{directory}' was replaced by another one while it was being exported."
+    ):
         held.check_same()
 
 

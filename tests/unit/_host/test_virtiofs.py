@@ -8,6 +8,7 @@ import subprocess
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import UnsupportedAction
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.virtiofs import Virtiofs
+from refusal import refused
 
 FILESYSTEMS = "nodev\tsysfs\nnodev\ttmpfs\n\text4\n"
 
@@ -57,9 +58,11 @@ def test_a_kernel_that_has_it_as_a_module_or_not(answer, expected, tmp_path, mon
 def test_the_refusal_names_the_kernel(tmp_path, monkeypatch):
     (tmp_path / "filesystems").write_text(FILESYSTEMS)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(
+    release = subprocess.run(["/bin/uname", "-r"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    with refused(
         UnsupportedAction,
-        match=subprocess.run(["/bin/uname", "-r"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip(),
+        says=f"The running kernel {release} has no virtiofs, neither built in nor as a module: boot a kernel with "
+        "CONFIG_VIRTIO_FS, or reboot if an upgrade removed the modules of this one.",
     ):
         Virtiofs(str(tmp_path)).require_supported()
     assert os.listdir(tmp_path) == ["filesystems"]

@@ -7,13 +7,13 @@ import json
 import os
 from pathlib import Path
 
-import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput
 from ansible_collections.granary.vmstore.plugins.module_utils._host.virtiofsd.program import (
     find_daemon,
     find_described_daemon,
     last_words,
 )
+from refusal import refused
 
 
 def program(path: Path, text: str) -> str:
@@ -32,11 +32,16 @@ def test_what_a_daemon_can_do_is_read_from_its_help(tmp_path: Path) -> None:
 
 
 def test_a_daemon_that_does_not_run_says_why(tmp_path: Path) -> None:
-    with pytest.raises(CommandFailed, match="exit code 1: newuidmap is missing"):
+    with refused(CommandFailed, says=f"The command '{tmp_path}/wrapper' failed with exit code 1: newuidmap is missing"):
         find_daemon(program(tmp_path / "wrapper", "#!/bin/sh\necho newuidmap is missing >&2; exit 1\n"))
-    for path in (str(tmp_path), "/etc/passwd", "virtiofsd", "/no/such/file"):
-        with pytest.raises(InvalidInput, match="binary: "):
+    for path in (str(tmp_path), "/etc/passwd", "/no/such/file"):
+        with refused(
+            InvalidInput,
+            says=f"binary: '{path}' is not accepted: the path of an executable file on this host is expected.",
+        ):
             find_daemon(path)
+    with refused(InvalidInput, option="binary", value="virtiofsd"):
+        find_daemon("virtiofsd")
 
 
 def test_libvirts_choice_is_the_first_description_and_etc_hides_its_namesake(tmp_path: Path) -> None:

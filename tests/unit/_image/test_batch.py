@@ -10,10 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import StaleState
 from ansible_collections.granary.vmstore.plugins.module_utils._image.batch import Batch
 from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import new_image, remove_files, sweep
+from refusal import refused
 
 PART = re.compile(r"\.[0-9a-f]{32}\.part")
 
@@ -78,7 +78,7 @@ def test_an_image_in_another_directory_of_that_name(tmp_path: Path) -> None:
     first = make(place, b"x", batch)
     place.rename(tmp_path / "aside")
     place.mkdir()
-    with pytest.raises(StaleState, match=f"Another program replaced the directory {place} meanwhile"):
+    with refused(StaleState, says=f"Another program replaced the directory {place} meanwhile."):
         make(place, b"x", batch)
     assert batch.publish() == {}
     assert (os.listdir(place), os.listdir(tmp_path / "aside")) == ([], [os.path.basename(first)])

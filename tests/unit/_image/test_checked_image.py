@@ -24,6 +24,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._image import qcow
 from ansible_collections.granary.vmstore.plugins.module_utils._image import qemu_img as qemu_img_command
 from ansible_collections.granary.vmstore.plugins.module_utils._image.checked_image import CheckedImage
 from ansible_collections.granary.vmstore.plugins.module_utils._image.image_file import opened_file
+from refusal import refused
 
 MIB = 1 << 20
 TIB = 1 << 40
@@ -159,7 +160,12 @@ def test_what_a_guest_cannot_read_may_be_missing(tmp_path: Path, options: str) -
     assert content(path, "qcow2") == data
     assert not check(path)[1]
     os.truncate(path, end - 1)
-    with pytest.raises(InvalidInput, match=f"of which {end - 1} are there; verify: false stores it nevertheless"):
+    with refused(
+        InvalidInput,
+        says=f"path: '{path}' is not accepted: a whole, sound image is expected, and by the tables of "
+        f"this qcow2 image the file has * bytes at least, of which {end - 1} are there; verify: "
+        "false stores it nevertheless.",
+    ):
         check(path)
 
 
@@ -171,7 +177,12 @@ def test_a_file_may_end_with_the_last_byte_of_compressed_data(tmp_path: Path, op
     assert path.stat().st_size % 512
     assert not check(path)[1]
     os.truncate(path, path.stat().st_size - 4)  # the last byte of deflate may be only its end mark
-    with pytest.raises(InvalidInput, match="by the tables of this qcow2 image"):
+    with refused(
+        InvalidInput,
+        option="path",
+        value=str(path),
+        names=["qcow2", "verify: false"],
+    ):
         check(path)
 
 
@@ -218,14 +229,23 @@ def test_a_vmdk_with_a_header_at_its_end(tmp_path: Path) -> None:
     assert not check(path)[1]
     for cut in (1, 512, 1024, 65536):
         os.truncate(path, path.stat().st_size - cut)
-        with pytest.raises(InvalidInput, match="is not whole: the header at its end is missing"):
+        with refused(
+            InvalidInput,
+            says=f"path: '{path}' is not accepted: an image that stands alone is expected, and this vmdk "
+            "image is not whole: the header at its end is missing.",
+        ):
             check(path)
 
 
 def test_a_vhd_without_its_footer(tmp_path: Path) -> None:
     path = image_of(tmp_path / "image", noise(MIB, "vhd"), "vpc")
     os.truncate(path, path.stat().st_size - 2)
-    with pytest.raises(InvalidInput, match="by the tables of this vpc image"):
+    with refused(
+        InvalidInput,
+        says=f"path: '{path}' is not accepted: a whole, sound image is expected, and by the tables of "
+        "this vpc image the file has * bytes at least, of which * are there; verify: false "
+        "stores it nevertheless.",
+    ):
         check(path)
 
 
@@ -239,13 +259,8 @@ def test_a_cut_image_is_stored_with_a_warning(tmp_path: Path) -> None:
     sentence = (
         f"by the tables of this qcow2 image the file has {length} bytes at least, of which {length - 100} are there"
     )
-    with pytest.raises(InvalidInput) as caught:
+    with refused(InvalidInput, option="path", value=str(path), names=[length, length - 100]):
         check(path)
-    assert (
-        str(caught.value)
-        == f"path: '{path}' is not accepted: a whole, sound image is expected, and {sentence}; verify: false stores it "
-        "nevertheless."
-    )
     assert check(path, verify=False)[1] == (f"{path} is stored because verify is false, but {sentence}.",)
     assert check(path, verify=None)[1] == ()
     os.truncate(path, CLUSTER)  # all tables are missing
@@ -256,7 +271,11 @@ def test_a_cut_image_is_stored_with_a_warning(tmp_path: Path) -> None:
 
 
 def refused_or_warned(path: Path, why: str) -> None:
-    with pytest.raises(InvalidInput, match=why):
+    with refused(
+        InvalidInput,
+        says=f"path: '{path}' is not accepted: a whole, sound image is expected, and {why} (qemu-img "
+        "check -r all repairs *); verify: false stores it nevertheless.",
+    ):
         check(path)
     (warning,) = check(path, verify=False)[1]
     assert why in warning
@@ -380,7 +399,10 @@ def shared_vhd(path: Path) -> Path:
 def test_tables_that_refer_to_one_block_many_times(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     path = make(tmp_path / "image")
     for verify in (True, False, None):
-        with pytest.raises(InvalidInput, match="image refer to the same blocks several times"):
+        with refused(
+            InvalidInput,
+            says=f"path: '{path}' is not accepted: the tables of this * image refer to the same blocks several times.",
+        ):
             check(path, verify=verify)
 
 
@@ -409,8 +431,12 @@ def test_reference_tables_that_take_qemu_img_long(tmp_path: Path, monkeypatch: p
     patch(path, end, struct.pack(">QIHHIIQII", table, 128, 0, 0, 0, 0, 0, 0, 0) * 8000)
     patch(path, 60, struct.pack(">IQ", 8000, end))
     monkeypatch.setattr(qemu_img_command, "CPU_SECONDS", 1)
-    with pytest.raises(
-        InvalidInput, match=r"it can't be checked \(The command 'qemu-img' did not end in 3 s of CPU time and 512 MiB"
+    with refused(
+        InvalidInput,
+        says=f"path: '{path}' is not accepted: a whole, sound image is expected, and it can't be "
+        "checked (The command 'qemu-img' did not end in 3 s of CPU time and 512 MiB, which are "
+        f"for * bytes of data, with {path} (stopped by SIGKILL)); verify: false stores it "
+        "nevertheless.",
     ):
         check(path)
 

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
-    CommandFailed,
+    CommandMissing,
     FileAccessFailed,
     InvalidInput,
+    TimedOut,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._image import image_file
 from ansible_collections.granary.vmstore.plugins.module_utils._image import qemu_img as qemu_img_command
@@ -33,6 +34,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._image.image_file 
     virtual_size,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._image.magic import sniff
+from refusal import refused
 
 MIB = 1 << 20
 TIB = 1 << 40
@@ -123,7 +125,11 @@ def test_real_images_are_what_qemu_img_says(tmp_path: Path, image_format: str, o
 @pytest.mark.parametrize("image_format", ["qcow2", "vmdk", "vdi", "vhdx", "vpc"])
 def test_the_length_of_the_whole_is_needed_for_raw_only(tmp_path: Path, image_format: str) -> None:
     assert virtual_size(head(create(tmp_path / "image", image_format)), None) >= MIB
-    with pytest.raises(InvalidInput, match="source: 'http://x/y' is not accepted: its size isn't known"):
+    with refused(
+        InvalidInput,
+        says="source: 'http://x/y' is not accepted: its size isn't known, because neither its "
+        "beginning nor the server has the size.",
+    ):
         virtual_size(bytes(1024), None, option="source", path="http://x/y")
 
 
@@ -229,7 +235,11 @@ def test_a_vmdk_with_extents_elsewhere(tmp_path: Path, refused_unseen: Callable[
     patch(patch(path, 12, bytes(8)), 512, DESCRIPTOR + bytes(512))
     assert "/etc/passwd" in qemu_img("info", "-f", "vmdk", path)
     assert "this vmdk image is a descriptor of other files" in refused_unseen(path)
-    with pytest.raises(InvalidInput, match="doesn't have its size"):
+    with refused(
+        InvalidInput,
+        says="path: 'image' is not accepted: a whole image is expected, and the beginning of this "
+        "vmdk image doesn't have its size.",
+    ):
         virtual_size(head(path), None)
     patch(path, 0, b"COWD")
     assert "this vmdk image is a descriptor of other files" in refused_unseen(path)
@@ -239,20 +249,37 @@ def test_differences_to_a_parent(tmp_path: Path) -> None:
     path = tmp_path / "image"
     create(tmp_path / "parent", "vmdk")
     qemu_img("create", "-q", "-f", "vmdk", "-F", "vmdk", "-b", tmp_path / "parent", path)
-    with pytest.raises(InvalidInput, match="this vmdk image has a backing file"):
+    with refused(
+        InvalidInput,
+        says=f"path: '{path}' is not accepted: an image that stands alone is expected, and this vmdk "
+        "image has a backing file.",
+    ):
         inspect(str(path))
     vhd_footer(create(path, "vpc"), 60, struct.pack(">I", 4))
     assert qemu_img("info", "-f", "vpc", path)  # the guest would get a disk with holes in it
-    with pytest.raises(InvalidInput, match="this vpc image holds the differences to another image"):
+    with refused(
+        InvalidInput,
+        says=f"path: '{path}' is not accepted: an image that stands alone is expected, and this vpc "
+        "image holds the differences to another image.",
+    ):
         inspect(str(path))
     patch(patch(create(path, "vdi"), 76, struct.pack("<I", 4)), 424, b"parent" * 4)
-    with pytest.raises(InvalidInput, match="a vdi image that qemu-img reads"):
+    with refused(
+        InvalidInput,
+        says=f"path: '{path}' is not accepted: a vdi image that qemu-img reads in 10 s of CPU time and "
+        f"512 MiB is expected (*).",
+    ):
         inspect(str(path))
     create(path, "vhdx")
     patch(
         path, head(path).index(bytes.fromhex("3767a1ca36fa434db3b633f0aa44e76b")) - 32 + 65536 + 4, struct.pack("<I", 2)
     )
-    with pytest.raises(InvalidInput, match="a vhdx image that qemu-img reads"):
+    with refused(
+        InvalidInput,
+        says=f"path: '{path}' is not accepted: a vhdx image that qemu-img reads in 10 s of CPU time "
+        f"and 512 MiB is expected (qemu-img: Could not open '{path}': Could not open '{path}': "
+        "Invalid argument).",
+    ):
         inspect(str(path))
 
 
@@ -276,17 +303,16 @@ def test_only_a_regular_file_is_opened(tmp_path: Path, refused_unseen: Callable[
 
 
 def test_a_path_that_leads_nowhere(tmp_path: Path) -> None:
-    with pytest.raises(FileAccessFailed, match="Could not read .*/none: No such file"):
+    with refused(FileAccessFailed, says=f"Could not read {tmp_path}/none: No such file or directory."):
         inspect(f"{tmp_path}/none")
 
 
 def test_a_file_is_named_as_the_user_named_it(tmp_path: Path) -> None:
     path = tmp_path / "-o $(id) 'x' ü"
     assert inspect(str(create(path))).virtual_size == MIB
-    with pytest.raises(InvalidInput) as caught:
+    with refused(InvalidInput, option="path", value=str(path), names=["7"]) as caught:
         inspect(str(patch(path, 4, b"\0\0\0\x07")))
     assert "/proc/" not in str(caught.value)
-    assert "7" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +351,11 @@ def test_an_interrupted_copy_of_an_image(tmp_path: Path, refused_unseen: Callabl
 def test_an_absurd_size(tmp_path: Path, image_format: str, offset: int, data: bytes) -> None:
     path = create(tmp_path / "image", image_format)
     patch(path, offset, data)
-    with pytest.raises(InvalidInput, match=r"at most 70368744177664 \(64 TiB\) are accepted"):
+    with refused(
+        InvalidInput,
+        says="path: 'image' is not accepted: its virtual size is * bytes, and at most 70368744177664 "
+        "(64 TiB) are accepted.",
+    ):
         virtual_size(head(path), None)
     os.truncate(path, 8 << 30)  # holes for all tables
     with pytest.raises(InvalidInput):
@@ -334,7 +364,12 @@ def test_an_absurd_size(tmp_path: Path, image_format: str, offset: int, data: by
 
 def test_a_raw_file_can_be_too_large_as_well() -> None:
     assert virtual_size(b"", LARGEST) == LARGEST
-    with pytest.raises(InvalidInput, match="its virtual size is 70368744177665 bytes"):
+    with refused(
+        InvalidInput,
+        option="path",
+        value="image",
+        names=[70368744177665],
+    ):
         virtual_size(b"", LARGEST + 1)
 
 
@@ -395,8 +430,10 @@ def children() -> list[str]:
 def test_qemu_is_stopped_when_it_takes_too_much_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = with_bitmaps(tmp_path / "image", 8, 2 * TIB, 9)
     assert path.stat().st_size < MIB
-    with pytest.raises(
-        InvalidInput, match="a qcow2 image that qemu-img reads in 10 s of CPU time and 512 MiB is expected"
+    with refused(
+        InvalidInput,
+        says=f"path: '{path}' is not accepted: a qcow2 image that qemu-img reads in 10 s of CPU time "
+        "and 512 MiB is expected (*).",
     ):
         inspect(str(path))
     assert not children()
@@ -407,11 +444,11 @@ def test_qemu_is_stopped_when_it_takes_too_much_memory(tmp_path: Path, monkeypat
 def test_qemu_is_stopped_when_it_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = with_bitmaps(tmp_path / "image", 65535, MIB, 16)  # more than 30 s of CPU time, for comparing names
     monkeypatch.setattr(qemu_img_command, "MEMORY", 2 << 30)  # the memory in use at that time differs between runs
-    with pytest.raises(CommandFailed, match=r"The command 'qemu-img' did not end within 0\.2 seconds and was stopped"):
+    with refused(TimedOut, names=["'qemu-img'"]):
         inspect(str(path), timeout=0.2)
     assert not children()
     monkeypatch.setattr(qemu_img_command, "CPU_SECONDS", 1)
-    with pytest.raises(InvalidInput, match="in 1 s of CPU time .*SIGKILL"):
+    with refused(InvalidInput, option="path", value=str(path)):
         inspect(str(path), timeout=600)
     assert not children()
 
@@ -419,5 +456,5 @@ def test_qemu_is_stopped_when_it_takes_too_long(tmp_path: Path, monkeypatch: pyt
 def test_a_missing_qemu_img_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = create(tmp_path / "image")
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(CommandFailed, match="'qemu-img' is not installed on this host: install the package qemu-utils"):
+    with refused(CommandMissing, names=["'qemu-img'", "package qemu-utils"]):
         inspect(str(path))

@@ -17,6 +17,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 from ansible_collections.granary.vmstore.plugins.module_utils._image.checked_image import check_image
 from ansible_collections.granary.vmstore.plugins.module_utils._image.image_file import opened_file
 from ansible_collections.granary.vmstore.plugins.module_utils._image.raw_tables import own_sizes
+from refusal import refused
 
 MIB = 1 << 20
 
@@ -46,10 +47,11 @@ def warnings_of(path: Path, verify: bool = True) -> tuple[str, ...]:
 
 def assert_short(path: Path, table: str, told: int) -> None:
     length = path.stat().st_size
-    with pytest.raises(
+    with refused(
         InvalidInput,
-        match=f"by its {table} the disk has {told} bytes, of which {length} are there; verify: false stores it "
-        "nevertheless",
+        says=f"path: '{path}' is not accepted: a whole, sound image is expected, and by its {table} "
+        f"the disk has {told} bytes, of which {length} are there; verify: false stores it "
+        "nevertheless.",
     ):
         warnings_of(path)
     assert len(warnings_of(path, verify=False)) == 1

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, NoSpace, VmstoreError
 from ansible_collections.granary.vmstore.plugins.module_utils._image.resize import grow_image
+from refusal import refused
 
 MIB = 1 << 20
 NAME = "0" * 32
@@ -75,8 +76,9 @@ def test_what_a_program_uses_stays_as_it_is(
 ) -> None:
     image = image_in(tmp_path, image_format)
     opened_by_qemu(image, "-r", "-f", image_format)
-    with pytest.raises(
-        Conflict, match="can't grow while a program such as a running virtual machine uses it: shut that down first"
+    with refused(
+        Conflict,
+        says=f"{image} can't grow while a program such as a running virtual machine uses it: shut that down first.",
     ):
         grow(image, image_format, 9 * MIB)
 
@@ -103,7 +105,7 @@ def test_what_has_snapshots_stays_as_it_is(tmp_path: Path, image_format: str) ->
             tmp_path / f"{NAME}.snap" / "1",
         )
         image.symlink_to(f"{NAME}.snap/1")
-    with pytest.raises(Conflict, match=f"{image} can't grow while it has snapshots: delete them, or flatten one"):
+    with refused(Conflict, says=f"{image} can't grow while it has snapshots: delete them, or flatten one."):
         grow(image, image_format, 9 * MIB)
 
 

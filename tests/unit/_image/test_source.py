@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import errno
 import os
 import random
 import re
@@ -26,7 +27,7 @@ from urllib.parse import urlsplit
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core import throttle
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
-    CommandFailed,
+    CommandMissing,
     InvalidInput,
     StaleState,
     TransferFailed,
@@ -35,6 +36,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._image import down
 from ansible_collections.granary.vmstore.plugins.module_utils._image import fetch as fetching
 from ansible_collections.granary.vmstore.plugins.module_utils._image.fetch import open_source, read_head
 from ansible_collections.granary.vmstore.plugins.module_utils._image.source import Source
+from refusal import refused
 
 DATA = random.Random(4).randbytes(1_000_003)
 ETAG = '"v1"'
@@ -265,7 +267,7 @@ def test_sources(path: str, scheme: str, shown: str) -> None:
     ],
 )
 def test_what_is_no_source_is_refused(path: str, serve: Serve) -> None:
-    with pytest.raises(InvalidInput, match="^path: .* is not accepted: ") as caught:
+    with refused(InvalidInput, option="path") as caught:
         Source(path)
     assert "\n" not in str(caught.value)
 
@@ -288,7 +290,9 @@ def test_refusals_show_no_password(path: str) -> None:
 
 @pytest.mark.parametrize("use", [fetch, lambda path: read_head(path, 10)])
 def test_a_local_path_is_not_for_here(use: Callable[[str], object]) -> None:
-    with pytest.raises(InvalidInput, match="a URL with http, https or ssh is expected"):
+    with refused(
+        InvalidInput, says="path: '/etc/hostname' is not accepted: a URL with http, https or ssh is expected."
+    ):
         use("/etc/hostname")
 
 
@@ -341,13 +345,18 @@ def test_answers_in_advance_are_skipped(serve: Serve, statuses: tuple[int, ...])
 def test_answers_in_advance_are_limited(serve: Serve, status: int) -> None:
     site = serve(in_advance(*[status] * 101))
     for use in (fetch, lambda url: read_head(url, 1000, timeout=5)):
-        with pytest.raises(TransferFailed, match="the server sent 100 informational responses, and no final one"):
+        with refused(
+            TransferFailed,
+            says="Could not read http://127.0.0.1:*: the server sent * informational responses, and no final one.",
+        ):
             use(site.url)
     assert len(site.asked) == 2
 
 
 def test_another_protocol_is_no_file(serve: Serve) -> None:
-    with pytest.raises(TransferFailed, match="the server returned 101 Switching Protocols"):
+    with refused(
+        TransferFailed, says="Could not read http://127.0.0.1:*: the server returned 101 Switching Protocols."
+    ):
         fetch(serve(in_advance(101)).url)
 
 
@@ -415,7 +424,10 @@ def send_unasked(content_range: str, length: int) -> Answer:
 )
 def test_a_part_that_nobody_asked_for_is_not_the_file(serve: Serve, content_range: str, length: int) -> None:
     site = serve(send_unasked(content_range, length))
-    with pytest.raises(TransferFailed, match="the server sent a part of the file where all of it was asked for"):
+    with refused(
+        TransferFailed,
+        says="Could not read http://127.0.0.1:*: the server sent a part of the file where all of it was asked for.",
+    ):
         fetch(site.url)
     assert len(site.asked) == 1 + len(download.PAUSES)
 
@@ -425,8 +437,9 @@ def test_a_part_that_nobody_asked_for_is_not_the_file(serve: Serve, content_rang
 )
 def test_a_range_that_is_none_is_refused(serve: Serve, content_range: str, length: int) -> None:
     for use in (fetch, lambda url: read_head(url, 20)):
-        with pytest.raises(TransferFailed, match=r"the server's response is not valid HTTP \(ValueError\)"):
-            use(serve(send_unasked(content_range, length)).url)
+        site = serve(send_unasked(content_range, length))
+        with refused(TransferFailed, names=[site.url, ValueError.__name__]):
+            use(site.url)
 
 
 def more_than_asked(**headers: object) -> Answer:
@@ -444,11 +457,22 @@ def more_than_asked(**headers: object) -> Answer:
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Content_Length": 2 * len(DATA) - 1000}, {}, {"Transfer_Encoding": "chunked"}], ids=str
+    ("headers", "sent"),
+    [
+        (
+            {"Content_Length": 2 * len(DATA) - 1000},
+            f"{2 * len(DATA) - 1000} bytes where its Content-Range has {len(DATA) - 1000}",
+        ),
+        ({}, f"more than the {len(DATA) - 1000} bytes that its Content-Range has"),
+        ({"Transfer_Encoding": "chunked"}, f"more than the {len(DATA) - 1000} bytes that its Content-Range has"),
+    ],
+    ids=str,
 )
-def test_a_server_that_sends_more_than_its_range_is_refused(serve: Serve, headers: dict[str, object]) -> None:
+def test_a_server_that_sends_more_than_its_range_is_refused(
+    serve: Serve, headers: dict[str, object], sent: str
+) -> None:
     site = serve(send_and_break(1000), more_than_asked(**headers))
-    with pytest.raises(TransferFailed, match="sends .* Content-Range has"):
+    with refused(TransferFailed, says=f"Could not read {site.url}: the server sends {sent}."):
         fetch(site.url)
     assert len(site.asked) == 2
 
@@ -470,7 +494,9 @@ def test_attempts_are_in_proportion_to_what_came(serve: Serve) -> None:
         handler.wfile.write(DATA[start : start + 1000])
 
     site = serve(send_and_break(1000), a_little)
-    with pytest.raises(TransferFailed, match="bytes too early"):
+    with refused(
+        TransferFailed, says="Could not read http://127.0.0.1:*: the connection was closed * bytes too early."
+    ):
         fetch(site.url)
     assert len(site.asked) == 1 + len(download.PAUSES)
 
@@ -478,17 +504,16 @@ def test_attempts_are_in_proportion_to_what_came(serve: Serve) -> None:
 def test_a_file_that_there_is_no_room_for_is_refused_at_once(serve: Serve) -> None:
     site = serve(send_whole)
     assert fetch(site.url, limit=len(DATA)) == DATA
-    with pytest.raises(
+    with refused(
         TransferFailed,
-        match=f"^Could not read {site.url}: the file has {len(DATA)} bytes, and there is room for 1000 bytes at "
-        "most\\.$",
+        says=f"Could not read {site.url}: the file has {len(DATA)} bytes, and there is room for 1000 bytes at most.",
     ):
         fetch(site.url, limit=1000)
 
 
 def test_attempts_end(serve: Serve) -> None:
     site = serve(send_and_break(1000), lambda handler: handler.reset())
-    with pytest.raises(TransferFailed, match=rf"^Could not read {site.url}: .*\.$"):
+    with refused(TransferFailed, says=f"Could not read {site.url}: Connection reset by peer."):
         fetch(site.url)
     assert len(site.asked) == 1 + len(download.PAUSES)
 
@@ -498,8 +523,10 @@ MODIFIED = "Sat, 01 Aug 2026 10:00:00 GMT"
 
 def test_last_modified_will_do(serve: Serve) -> None:
     site = serve(send_and_break(1000, Last_Modified=MODIFIED), ranges)
-    with pytest.raises(
-        TransferFailed, match="has another file now"
+    with refused(
+        TransferFailed,
+        says="Could not read http://127.0.0.1:*: the connection broke after 1000 bytes, and the "
+        "server can't go on there or has another file now.",
     ):  # `ranges` compares the ETag only and sends the whole file
         fetch(site.url)
     assert site.asked[1]["If-Range"] == MODIFIED
@@ -514,7 +541,7 @@ def test_what_may_have_changed_is_not_resumed(serve: Serve, headers: dict[str, s
         # The file may change again within the second of its date.
         headers = {"Last_Modified": email.utils.formatdate(time.time() + 60, usegmt=True)}
     site = serve(send_and_break(1000, **headers), ranges)
-    with pytest.raises(TransferFailed, match="Could not read"):
+    with refused(TransferFailed, names=[site.url]):
         fetch(site.url)
     assert len(site.asked) == 1
 
@@ -536,10 +563,9 @@ def partly(start: int, total: int, **headers: str) -> Answer:
     "second", [other, partly(999, len(DATA)), partly(1000, len(DATA) - 1), partly(1000, len(DATA), ETag='"v2"')]
 )
 def test_two_files_are_never_mixed(serve: Serve, second: Answer) -> None:
-    with pytest.raises(
-        TransferFailed, match="broke after 1000 bytes, and the server can't go on there or has another file now"
-    ):
-        fetch(serve(send_and_break(1000), second).url)
+    site = serve(send_and_break(1000), second)
+    with refused(TransferFailed, names=[site.url, 1000]):
+        fetch(site.url)
 
 
 @pytest.mark.parametrize(
@@ -552,8 +578,9 @@ def test_two_files_are_never_mixed(serve: Serve, second: Answer) -> None:
     ],
 )
 def test_an_answer_that_ends_early_is_an_error(serve: Serve, answer: Answer) -> None:
-    with pytest.raises(TransferFailed, match="Could not read http"):
-        fetch(serve(answer).url)
+    site = serve(answer)
+    with refused(TransferFailed, says=f"Could not read {site.url}: the connection was closed *too early."):
+        fetch(site.url)
 
 
 def raw(answer: bytes) -> Answer:
@@ -585,21 +612,20 @@ def raw(answer: bytes) -> Answer:
 @pytest.mark.parametrize("use", [fetch, lambda url: read_head(url, 10)])
 def test_refusals_and_nonsense(serve: Serve, answer: Answer, why: str, use: Callable[[str], object]) -> None:
     site = serve(answer)
-    with pytest.raises(TransferFailed) as caught:
+    with refused(TransferFailed, says=f"Could not read {site.url}: {why}."):
         use(site.url)
-    assert str(caught.value) == f"Could not read {site.url}: {why}."
     assert len(site.asked) == 1, "there is nothing to resume"
 
 
 def test_nobody_there(serve: Serve) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with pytest.raises(TransferFailed, match="Connection refused"):
+    with refused(TransferFailed, says=f"Could not read http://127.0.0.1:{port}/: Connection refused."):
         fetch(f"http://127.0.0.1:{port}/")
 
 
 def test_a_server_that_is_silent(serve: Serve) -> None:
-    with pytest.raises(TransferFailed, match=r"the server sent nothing for 0\.1 seconds"):
+    with refused(TransferFailed, says="Could not read http://127.0.0.1:*: the server sent nothing for 0.1 seconds."):
         fetch(serve(lambda handler: handler.server.over.wait(60)).url, timeout=0.1)
 
 
@@ -625,9 +651,10 @@ def test_what_the_content_tells_is_passed_on(serve: Serve, coding: str) -> None:
 def test_an_unknown_coding_is_refused_by_name(serve: Serve, coding: str) -> None:
     site = serve(send_coded(Content_Encoding=coding))
     for use in (fetch, lambda url: read_head(url, 10)):
-        with pytest.raises(TransferFailed) as caught:
+        with refused(
+            TransferFailed, names=[site.url, f"Content-Encoding '{coding.replace(chr(27), '?')}'", "bzip2, gzip"]
+        ):
             use(site.url)
-        assert f"Content-Encoding '{coding.replace(chr(27), '?')}', and one of bzip2, gzip" in str(caught.value)
 
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", "gzip", "chunked, chunked"])
@@ -636,15 +663,20 @@ def test_an_unknown_coding_of_the_transfer_is_refused_by_name(serve: Serve, codi
         handler.head(200, Transfer_Encoding=coding)
         handler.wfile.write(b"5\r\nabcde\r\n0\r\n\r\n")
 
-    with pytest.raises(TransferFailed, match=f"the Transfer-Encoding '{coding}', which is not supported"):
+    with refused(
+        TransferFailed,
+        says="Could not read http://127.0.0.1:*: the server sends it with the Transfer-Encoding "
+        f"'{coding}', which is not supported.",
+    ):
         fetch(serve(answer).url)
 
 
 @pytest.mark.parametrize("lengths", [("x",), ("5", "6"), ("-1",), ("5, 6",)])
 def test_a_length_that_is_none_is_refused(serve: Serve, lengths: tuple[str, ...]) -> None:
     headers = "".join(f"Content-Length: {length}\r\n" for length in lengths)
-    with pytest.raises(TransferFailed, match="not valid HTTP"):
-        fetch(serve(raw(f"HTTP/1.1 200 OK\r\n{headers}\r\nabcde".encode())).url)
+    site = serve(raw(f"HTTP/1.1 200 OK\r\n{headers}\r\nabcde".encode()))
+    with refused(TransferFailed, names=[site.url, ValueError.__name__]):
+        fetch(site.url)
 
 
 # Servers without an end
@@ -682,9 +714,10 @@ def test_an_answer_that_does_not_begin_is_given_up(
 ) -> None:
     monkeypatch.setattr(download, "BEGINNING", 0.3)
     site = serve(send_drops(begin, drop))
-    with pytest.raises(TransferFailed) as caught:
+    with refused(
+        TransferFailed, says=f"Could not read {site.url}: the server did not begin its response within 0.3 seconds."
+    ):
         use(site.url)
-    assert str(caught.value) == f"Could not read {site.url}: the server did not begin its response within 0.3 seconds."
     assert len(site.asked) == 1
 
 
@@ -695,7 +728,7 @@ def test_redirects_count_as_the_beginning(serve: Serve, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(download, "BEGINNING", 0.3)
     site = serve(slow)
-    with pytest.raises(TransferFailed, match="did not begin its response within"):
+    with refused(TransferFailed, names=[site.url, download.BEGINNING]):
         fetch(site.url)
     assert len(site.asked) <= 2
 
@@ -711,8 +744,9 @@ def test_so_does_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
-        with pytest.raises(TransferFailed, match="did not begin its response within"):
-            fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=10)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        with refused(TransferFailed, names=[url, download.BEGINNING]):
+            fetch(url, timeout=10)
 
 
 def test_so_does_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -731,7 +765,7 @@ def test_so_does_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         thread.start()
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{listener.getsockname()[1]}")
         try:
-            with pytest.raises(TransferFailed, match="did not begin its response within"):
+            with refused(TransferFailed, names=["https://images.example/image", download.BEGINNING]):
                 fetch("https://images.example/image")
         finally:
             over.set()
@@ -745,7 +779,10 @@ def test_so_does_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_is_not_the_file_is_limited(serve: Serve, begin: bytes, flood: bytes) -> None:
     site = serve(flooding(begin, flood))
-    with pytest.raises(TransferFailed, match="the server sent more than 1048576 bytes beside the file"):
+    with refused(
+        TransferFailed,
+        says="Could not read http://127.0.0.1:*: the server sent more than 1048576 bytes beside the file.",
+    ):
         fetch(site.url)
 
 
@@ -769,10 +806,10 @@ def test_a_server_that_sends_next_to_nothing_is_given_up(
 ) -> None:
     monkeypatch.setattr(throttle, "RATE_PERIOD", 0.3)
     site = serve(send_drops(begin, drop))
-    with pytest.raises(
+    with refused(
         TransferFailed,
-        match=r"the server is too slow: it sent \d+ bytes in \d seconds, and at least 1024 bytes a second are "
-        r"expected\.$",
+        says="Could not read http://127.0.0.1:*: the server is too slow: it sent * bytes in * "
+        "seconds, and at least 1024 bytes a second are expected.",
     ):
         use(site.url)
     assert len(site.asked) == 1
@@ -799,16 +836,20 @@ def test_redirects_are_followed(serve: Serve, status: int) -> None:
     ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:text/plain,x", "ssh://host/x", "http://me:pw@127.0.0.1/x"],
 )
 def test_to_other_schemes_they_are_not(serve: Serve, url: str) -> None:
-    with pytest.raises(
-        TransferFailed, match="redirects in a circle, too often, or to something else than http or https"
-    ) as caught:
-        fetch(serve(redirect(url)).url)
+    site = serve(redirect(url))
+    with refused(TransferFailed, names=[site.url]) as caught:
+        fetch(site.url)
+    assert len(site.asked) == 1
     assert "pw" not in str(caught.value)
 
 
 def test_circles_end(serve: Serve) -> None:
     site = serve(redirect("/"))
-    with pytest.raises(TransferFailed, match="redirects in a circle"):
+    with refused(
+        TransferFailed,
+        says="Could not read http://127.0.0.1:*/: the server redirects in a circle, too often, or to "
+        "something else than http or https.",
+    ):
         fetch(f"{site.url}/")
 
 
@@ -832,7 +873,9 @@ def test_a_resumed_download_is_redirected_again(serve: Serve) -> None:
 def test_the_password_reaches_the_server_only(serve: Serve) -> None:
     target, told = serve(send_and_break(1000), lambda handler: handler.send_error(403)), []
     site = serve(redirect(target.url))
-    with pytest.raises(TransferFailed, match="returned 403 Forbidden") as caught:
+    with refused(
+        TransferFailed, says="Could not read http://127.0.0.1:*: the server returned 403 Forbidden."
+    ) as caught:
         fetch(site.url.replace("//", "//me:sec%40ret@"), told.append)
     assert site.asked[0]["Authorization"] == f"Basic {b64encode(b'me:sec@ret').decode()}"
     assert "Authorization" not in target.asked[0]
@@ -875,10 +918,10 @@ def test_a_redirect_from_https_to_http_is_refused(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     plain = serve(send_whole)
-    with pytest.raises(
+    with refused(
         TransferFailed,
-        match=f"the server redirects from https to {plain.url}/x\\?\\.\\.\\., where anybody .*: give that URL to "
-        "accept this",
+        says="Could not read https://127.0.0.1:*: the server redirects from https to "
+        f"{plain.url}/x?..., where anybody on the way can change it: give that URL to accept this.",
     ):
         fetch(serve(redirect(f"{plain.url}/x?secret=1"), tls=tls).url)
     assert plain.asked == []
@@ -896,7 +939,10 @@ def test_what_a_proxy_passed_on_is_the_file(serve: Serve) -> None:
 @pytest.mark.parametrize("status", [201, 202, 204, 205])
 def test_a_success_without_a_file_is_none(serve: Serve, status: int) -> None:
     site = serve(lambda handler: handler.head(status))
-    with pytest.raises(TransferFailed, match=f"the server returned {status} .*, which comes without a file"):
+    with refused(
+        TransferFailed,
+        says=f"Could not read http://127.0.0.1:*: the server returned {status} *, which comes without a file.",
+    ):
         fetch(site.url)
     assert len(site.asked) == 1
 
@@ -919,7 +965,7 @@ def test_a_busy_server_is_asked_again(serve: Serve, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("after", ["301", "", "soon", "99999999999"])
 def test_a_server_that_is_busy_for_too_long_is_given_up(serve: Serve, after: str) -> None:
     site = serve(busy(503, after))
-    with pytest.raises(TransferFailed, match="the server returned 503 Service Unavailable"):
+    with refused(TransferFailed, names=[site.url, 503]):
         fetch(site.url)
     assert len(site.asked) == 1
 
@@ -927,7 +973,9 @@ def test_a_server_that_is_busy_for_too_long_is_given_up(serve: Serve, after: str
 def test_a_server_is_not_busy_for_ever(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download.time, "sleep", lambda _seconds: None)
     site = serve(busy(503, "100"))
-    with pytest.raises(TransferFailed, match="the server returned 503 Service Unavailable"):
+    with refused(
+        TransferFailed, says="Could not read http://127.0.0.1:*: the server returned 503 Service Unavailable."
+    ):
         fetch(site.url)
     assert len(site.asked) == 4
 
@@ -935,9 +983,12 @@ def test_a_server_is_not_busy_for_ever(serve: Serve, monkeypatch: pytest.MonkeyP
 def test_a_certificate_that_nobody_vouches_for_is_refused(serve: Serve, tls: ssl.SSLContext) -> None:
     site = serve(send_whole, tls=tls)
     for use in (fetch, lambda url: read_head(url, 10)):
-        with pytest.raises(TransferFailed, match="the server's certificate is not trusted .*self.signed certificate"):
+        with refused(TransferFailed, names=[site.url, "certificate"]):
             use(site.url)
-    with pytest.raises(TransferFailed, match="certificate is not trusted"):
+    with refused(
+        TransferFailed,
+        says="Could not read http://127.0.0.1:*: the server's certificate is not trusted (*).",
+    ):
         fetch(serve(redirect(site.url)).url)
     assert site.asked == []
 
@@ -948,7 +999,7 @@ def test_one_that_the_host_trusts_is_not(
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     site = serve(send_and_break(1000), ranges, tls=tls)
     assert fetch(site.url) == DATA
-    with pytest.raises(TransferFailed, match="certificate is not trusted .*localhost"):
+    with refused(TransferFailed, names=["https://localhost:", "certificate", "'localhost'"]):
         fetch(site.url.replace("127.0.0.1", "localhost"))
 
 
@@ -998,13 +1049,16 @@ def test_head_from_somewhere_else_is_refused(serve: Serve) -> None:
 
 
 def test_head_of_which_only_a_part_comes_is_refused(serve: Serve) -> None:
-    with pytest.raises(TransferFailed, match="not valid HTTP"):
+    with refused(
+        TransferFailed, says="Could not read http://127.0.0.1:*: the server's response is not valid HTTP (ValueError)."
+    ):
         read_head(serve(send_unasked(f"bytes 0-9/{len(DATA)}", 10)).url, 70_000)
 
 
 def test_head_that_ends_early_is_refused(serve: Serve) -> None:
-    with pytest.raises(TransferFailed, match="too early"):
-        read_head(serve(send_and_break(1000)).url, 70_000)
+    site = serve(send_and_break(1000))
+    with refused(TransferFailed, names=[site.url, len(DATA) - 1000]):
+        read_head(site.url, 70_000)
 
 
 # Bandwidth and progress
@@ -1085,25 +1139,23 @@ def test_ssh(host: str, tmp_path: Path) -> None:
 
 def test_ssh_says_what_is_wrong(host: str, tmp_path: Path) -> None:
     for use in (fetch, lambda url: read_head(url, 10)):
-        with pytest.raises(
-            TransferFailed, match=r"^Could not read ssh://store\.example/nowhere: .*No such file or directory\.$"
-        ):
+        with refused(TransferFailed, says="Could not read ssh://store.example/nowhere: * No such file or directory."):
             use(f"{host}/nowhere")
-        with pytest.raises(TransferFailed, match="Is a directory"):
+        with refused(TransferFailed, names=[f"ssh://store.example{tmp_path}", os.strerror(errno.EISDIR)]):
             use(f"{host}{tmp_path}")
-    with pytest.raises(TransferFailed, match="Permission denied"):
+    with refused(TransferFailed, names=["ssh://store.example/nowhere", os.strerror(errno.EACCES)]):
         fetch(f"{host.replace('root@', '')}/nowhere")
-    with pytest.raises(TransferFailed, match="ssh://store.example:1/nowhere: .*Connection refused"):
+    with refused(TransferFailed, names=["ssh://store.example:1/nowhere", os.strerror(errno.ECONNREFUSED)]):
         fetch(f"{host}:1/nowhere")
     (tmp_path / "known_hosts").write_text(f"store.example {(tmp_path / 'key.pub').read_text()}")
-    with pytest.raises(TransferFailed, match="Host key verification failed"):
+    with refused(TransferFailed, names=["ssh://store.example/nowhere", "Host key"]):
         fetch(f"{host}/nowhere")
 
 
 def test_ssh_that_breaks_is_an_error(host: str, tmp_path: Path) -> None:
     (tmp_path / "image").write_bytes(bytes(64 << 20))
     with (
-        pytest.raises(TransferFailed, match="Could not read ssh://store.example/"),
+        refused(TransferFailed, names=[f"ssh://store.example{tmp_path}/image", "Killed"]),
         open_source(f"{host}{tmp_path}/image", log=str) as chunks,
     ):
         next(chunks)
@@ -1138,15 +1190,15 @@ def test_a_file_that_changes_while_it_is_copied_over_ssh_is_refused(
     image: tuple[str, Path], change: Callable[[Path], object]
 ) -> None:
     url, path = image
-    with pytest.raises(StaleState) as caught, open_source(url, log=str) as chunks:
+    sentence = (
+        f"Could not read {url.replace('root@', '')}: it changed while it was copied; "
+        f"{fetching.CONSENT.format('verify: false')}."
+    )
+    with refused(StaleState, says=sentence), open_source(url, log=str) as chunks:
         next(chunks)
         change(path)
         for _ignored in chunks:
             pass
-    assert (
-        str(caught.value) == f"Could not read {url.replace('root@', '')}: it changed while it was copied; "
-        f"{fetching.CONSENT.format('verify: false')}."
-    )
 
 
 def test_unless_that_is_accepted(image: tuple[str, Path]) -> None:
@@ -1188,7 +1240,7 @@ def test_what_a_login_shell_prints_is_not_in_the_image(host: str, tmp_path: Path
 def test_a_host_that_does_something_else(host: str, tmp_path: Path, command: str, why: str) -> None:
     replace_command(tmp_path, command)
     for use in (fetch, lambda url: read_head(url, 10)):
-        with pytest.raises(TransferFailed, match=f"^Could not read ssh://store.example/x: {why}\\.$"):
+        with refused(TransferFailed, says=f"Could not read ssh://store.example/x: {why}."):
             use(f"{host}/x")
 
 
@@ -1199,7 +1251,7 @@ def test_ssh_without_a_stat_that_compares(host: str, image: tuple[str, Path], tm
     (tmp_path / "odd" / "stat").write_text("#!/bin/sh\necho illegal option >&2\nexit 1\n")
     (tmp_path / "odd" / "stat").chmod(0o755)
     assert fetch(image[0]) == bytes(64 << 20)
-    with pytest.raises(TransferFailed, match="illegal option"):
+    with refused(TransferFailed, says=f"Could not read ssh://store.example{tmp_path}/image: illegal option."):
         read_head(image[0], 10)
 
 
@@ -1216,10 +1268,10 @@ def test_ssh_that_sends_next_to_nothing_is_given_up(host: str, tmp_path: Path, m
     thread = threading.Thread(target=drip)
     thread.start()
     try:
-        with pytest.raises(
+        with refused(
             TransferFailed,
-            match=r"^Could not read ssh://store.example/.*/pipe: it sent \d+ bytes in \d seconds, and at least 1024 "
-            r"bytes",
+            says=f"Could not read ssh://store.example{tmp_path}/pipe: it sent * bytes in * seconds, and at least 1024 "
+            "bytes a second are expected.",
         ):
             fetch(f"{host}{tmp_path}/pipe")
     finally:
@@ -1250,5 +1302,5 @@ def test_ssh_is_stopped_with_its_source(host: str, tmp_path: Path) -> None:
 
 def test_a_missing_ssh_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(CommandFailed, match="'ssh' is not installed"):
+    with refused(CommandMissing, names=["'ssh'"]):
         fetch("ssh://host/x")

@@ -12,8 +12,9 @@ import sys
 import textwrap
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput, NotFound
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import DependencyNotFound, InvalidInput
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.connection import Hypervisor, check_local
+from refusal import refused
 
 HEAD = """
 import sys
@@ -71,7 +72,9 @@ def test_domains_are_found_by_name_and_by_uuid() -> None:
     assert [one.name for one in hypervisor.domains()] == ["test"]
     assert (domain.is_running, domain.is_persistent, domain.saved_xml()) == (True, True, None)
     assert len(hypervisor.version) == 3
-    with pytest.raises(NotFound, match="'no such'"):
+    with refused(
+        DependencyNotFound, says="domain: libvirt has no domain with the name or UUID 'no such' on this host."
+    ):
         hypervisor.domain("no such")
 
 
@@ -89,7 +92,11 @@ def test_domains_are_found_by_name_and_by_uuid() -> None:
     ],
 )
 def test_only_this_hosts_libvirt(uri: str) -> None:
-    with pytest.raises(InvalidInput, match="uri"):
+    with refused(
+        InvalidInput,
+        says=f"uri: {uri!r} is not accepted: the URI of this host's libvirt is expected, such as 'qemu:///system'; run "
+        "the module on the hypervisor itself.",
+    ):
         check_local(uri)
 
 

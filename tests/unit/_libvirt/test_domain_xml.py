@@ -16,6 +16,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.devices.f
     create_filesystem,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.difference import first_difference
+from refusal import refused
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "domain_xml"
 EVERY = sorted(path.name for path in FIXTURES.glob("*.xml"))
@@ -45,21 +46,21 @@ def test_a_round_trip_keeps_every_name_and_namespace(name: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "<!DOCTYPE domain><domain/>",
-        "<!DOCTYPE d [<!ENTITY e SYSTEM 'file:///etc/passwd'>]><domain>&e;</domain>",
-        "<domain>",
-        "",
-        "<domain>&e;</domain>",
-    ],
+    ["<!DOCTYPE d><domain/>", "<!DOCTYPE d [<!ENTITY e SYSTEM 'file:///etc/passwd'>]><domain>&e;</domain>"],
 )
-def test_document_types_and_broken_documents_are_refused(text: str) -> None:
-    with pytest.raises(LibvirtFailed, match="The XML of the domain"):
+def test_document_types_are_refused(text: str) -> None:
+    with refused(LibvirtFailed, says="The XML of the domain declares a document type ('d'); libvirt writes none."):
+        domain_xml.parse(text)
+
+
+@pytest.mark.parametrize("text", ["<domain>", "", "<domain>&e;</domain>"])
+def test_broken_documents_are_refused(text: str) -> None:
+    with refused(LibvirtFailed, says="The XML of the domain can't be read: *."):
         domain_xml.parse(text)
 
 
 def test_a_missing_part_is_an_error() -> None:
-    with pytest.raises(LibvirtFailed, match="no <devices>"):
+    with refused(LibvirtFailed, says="The XML of the domain has no <devices> in <domain>."):
         domain_xml.devices(domain_xml.parse("<domain/>"))
 
 

@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import LibvirtFailed, StaleState
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.connection import Domain, Hypervisor
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.edit import DefinitionEdit, RunningDevice
+from refusal import refused
 
 URI = "test:///default"
 DOMAIN = (
@@ -91,7 +92,10 @@ def test_the_change_of_another_program_stays(
     edit.add_device(disk())
     host.defineXML(DOMAIN.replace("old", "other").replace("<title>", f"<uuid>{domain.uuid}</uuid><title>"))
     other = definition(defined)
-    with pytest.raises(StaleState, match="'a' was changed by another program"):
+    with refused(
+        StaleState,
+        says="The definition of the domain 'a' was changed by another program in the meantime; run the module again.",
+    ):
         edit.apply()
     assert definition(defined) == other
 
@@ -107,7 +111,11 @@ def test_a_part_that_libvirt_does_not_keep_is_named_and_the_old_definition_is_ba
     monkeypatch.setattr(Domain, "define", changing)
     edit = DefinitionEdit(domain)
     edit.root.find("title").text = "new"
-    with pytest.raises(LibvirtFailed, match="did not keep /domain/title"):
+    with refused(
+        LibvirtFailed,
+        says="libvirt did not keep /domain/title of the definition of 'a' as it was written; the old "
+        "definition is back.",
+    ):
         edit.apply()
     assert definition(defined) == before
 
@@ -171,7 +179,7 @@ def test_a_device_that_is_not_as_requested_is_an_error(
     guest: Guest, device: RunningDevice, changes: dict[str, str]
 ) -> None:
     guest.changes = changes
-    with pytest.raises(LibvirtFailed, match="did not plug the device 'vda' into the running domain 'a'"):
+    with refused(LibvirtFailed, says="libvirt did not plug the device 'vda' into the running domain 'a' as requested."):
         device.plug(disk(), is_the_disk)
     assert device.element() is None
 

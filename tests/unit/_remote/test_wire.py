@@ -31,6 +31,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._remote.wire impor
     encode,
     read_answer,
 )
+from refusal import refused
 
 #: Remaining fields of results.
 REST = {"warnings": [], "checksum": None}
@@ -100,8 +101,9 @@ def test_errors_arrive_as_they_were(error: Exception) -> None:
     ],
 )
 def test_a_bridge_that_answers_something_else(line: bytes) -> None:
-    with pytest.raises(errors.CommandFailed, match=r"^The bridge h1 sent an invalid answer to cp: [^\n]*\.$"):
+    with refused(errors.CommandFailed, says="The bridge h1 sent an invalid answer to cp: *.") as caught:
         answer_to("cp", line)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -130,9 +132,7 @@ def test_a_bridge_that_answers_something_else(line: bytes) -> None:
     ],
 )
 def test_a_bridge_that_answers_another_type(action: str, result: object) -> None:
-    with pytest.raises(
-        errors.CommandFailed, match=rf"^The bridge h1 sent an invalid answer to {action}: an unknown answer\.$"
-    ):
+    with refused(errors.CommandFailed, names=["bridge h1", action]):
         answer_to(action, json.dumps({"result": result}).encode())
 
 

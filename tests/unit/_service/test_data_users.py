@@ -23,6 +23,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.image.sna
     IMAGE_SNAPSHOT_SPEC,
     ImageSnapshotService,
 )
+from refusal import refused
 
 SERVICES = {
     "image": (IMAGE_SPEC, ImageService),
@@ -73,11 +74,12 @@ def test_what_a_program_has_open_is_not_removed(
     run: Run, image: Path, opened_by_qemu: Callable[..., None], check: bool
 ) -> None:
     opened_by_qemu(image, "-f", "raw")
-    users = (
-        r"by the program qemu-io \(process [0-9]+\): shut it down and take the image from it first, or give force: "
-        r"true to take its data from it\.$"
-    )
-    with pytest.raises(Conflict, match=f"^The image 'x' can't be removed while its data is used {users}"):
+    with refused(
+        Conflict,
+        says="The image 'x' can't be removed while its data is used by the program qemu-io (process "
+        "*): shut it down and take the image from it first, or give force: true to take its data "
+        "from it.",
+    ):
         run("image", check, name="x", state="absent")
     assert image.exists()
 
@@ -92,10 +94,10 @@ def test_force_for_other_data_does_not_take_it_from_a_running_program(
     run: Run, image: Path, opened_by_qemu: Callable[..., None], domain: None
 ) -> None:
     opened_by_qemu(image, "-f", "raw")
-    with pytest.raises(
+    with refused(
         Conflict,
-        match=r"^The image 'x' can't be replaced while its data is used by the program qemu-io .*: shut it down "
-        r"first\.$",
+        says="The image 'x' can't be replaced while its data is used by the program qemu-io (process "
+        "*): shut it down first.",
     ):
         run("image", name="x", size=2, force=True)
     assert image.exists()
@@ -106,12 +108,21 @@ def test_locks_count_where_the_program_is_not_seen(
 ) -> None:
     opened_by_qemu(image, "-r", "-f", "raw")
     monkeypatch.setattr("os.listdir", lambda path, listdir=os.listdir: [] if path == "/proc" else listdir(path))
-    with pytest.raises(Conflict, match="by a program such as QEMU, perhaps on another host that shares it"):
+    with refused(
+        Conflict,
+        says="The image 'x' can't be removed while its data is used by a program such as QEMU, "
+        "perhaps on another host that shares it: shut it down and take the image from it first, "
+        "or give force: true to take its data from it.",
+    ):
         run("image", name="x", state="absent")
 
 
 def test_a_domain_that_is_off_counts(run: Run, image: Path, domain: None) -> None:
-    with pytest.raises(Conflict, match="can't be removed while its data is used by libvirt's domain 'web'"):
+    with refused(
+        Conflict,
+        says="The image 'x' can't be removed while its data is used by libvirt's domain 'web': shut "
+        "it down and take the image from it first, or give force: true to take its data from it.",
+    ):
         run("image", name="x", state="absent")
     # The domain would start with other data. The option force accepts this consequence.
     assert run("image", name="x", size=2, force=True).changed
@@ -127,8 +138,9 @@ def test_snapshots_stay(run: Run, image: Path, opened_by_qemu: Callable[..., Non
     (snapshots := Path(f"{image}.snap")).mkdir()
     (snapshots / "0").write_bytes(b"x".ljust(image.stat().st_size, b"\0"))
     opened_by_qemu(image, "-f", "raw")
-    with pytest.raises(
-        Conflict, match="The image 'x' can't be changed without force while its data is used by the program qemu-io"
+    with refused(
+        Conflict,
+        says="The image 'x' can't be changed without force while its data is used by the program qemu-io (process *).",
     ):
         run("image_snapshot", image="x", snapshot=0, state=state)
     assert os.listdir(snapshots) == ["0"]
@@ -140,6 +152,8 @@ def test_data_without_an_image_is_not_removed_from_a_program(
     orphan = image.with_name("0" * 32)
     subprocess.run(["cp", image, orphan], check=True)
     opened_by_qemu(orphan, "-f", "raw")
-    with pytest.raises(Conflict, match=f"^remove: '{orphan}' can't be removed while it is used by the program qemu-io"):
+    with refused(
+        Conflict, says=f"remove: '{orphan}' can't be removed while it is used by the program qemu-io (process *)."
+    ):
         run("datastore_check", repair=True, remove=[str(orphan)])
     assert orphan.exists()

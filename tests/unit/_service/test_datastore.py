@@ -23,6 +23,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore
     DatastoreService,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.info import datastore_info
+from refusal import refused
 
 MARKER = "0d0a3a9c-40a4-4c80-a35c-fd3b5b5b1c2e"
 VIRTIOFS = {"ds_driver": "virtiofs", "tm_driver": "virtiofs"}
@@ -122,26 +123,25 @@ def test_a_shared_datastore_keeps_its_marker_until_it_is_taken_away(run: Callabl
 )
 def test_what_can_not_change_names_both_values(run: Callable[..., Plan], option: str, value: str) -> None:
     old = run(name="fs", **VIRTIOFS).result["datastore"][option]
-    with pytest.raises(Conflict) as caught:
+    with refused(
+        Conflict, says=f"{option}: the datastore 'fs' was created with {old!r}, which can't change to {value!r}."
+    ):
         run(name="fs", **{option: value})
-    assert (
-        str(caught.value) == f"{option}: the datastore 'fs' was created with {old!r}, which can't change to {value!r}."
-    )
 
 
 def test_renaming_by_id(run: Callable[..., Plan]) -> None:
     run(name="fs", **VIRTIOFS)
     assert run(id=100, name="new").result["datastore"]["name"] == "new"
     assert names(run(id=100, name="new")) == []
-    with pytest.raises(Conflict, match=r"^name: 'default' belongs to the datastore 1 \('default'\)"):
+    with refused(Conflict, says="name: 'default' belongs to the datastore 1 ('default')."):
         run(id=100, name="default")
-    with pytest.raises(NotFound, match="there is no datastore 555"):
+    with refused(NotFound, says="id: there is no datastore 555 in the catalog *, and a new one gets its id by itself."):
         run(id=555, name="x", **VIRTIOFS)
 
 
 def test_one_base_path_is_not_for_two(run: Callable[..., Plan]) -> None:
     run(name="fs", base_path="/srv/a//", **VIRTIOFS)
-    with pytest.raises(Conflict, match="^base_path: '/srv/a' belongs to the datastore 100"):
+    with refused(Conflict, names=["'/srv/a'"]):
         run(name="other", base_path="/srv/a", **VIRTIOFS)
 
 
@@ -155,13 +155,13 @@ def test_removal(run: Callable[..., Plan]) -> None:
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_defaults_can_not_be_removed(run: Callable[..., Plan], number: int) -> None:
     run(name="fs", **VIRTIOFS)
-    with pytest.raises(Conflict, match=f"^The datastore {number} .* is one of the defaults"):
+    with refused(Conflict, says=f"The datastore {number} ('*') is one of the defaults, which can't be removed."):
         run(id=number, state="absent")
 
 
 def test_a_system_datastore_has_no_datastore_driver(run: Callable[..., Plan]) -> None:
     assert run(name="sys", type="system", tm_driver="ssh").result["datastore"]["ds_driver"] is None
-    with pytest.raises(InvalidInput, match="^ds_driver: 'fs' is not accepted: a datastore of type 'system' has none"):
+    with refused(InvalidInput, says="ds_driver: 'fs' is not accepted: a datastore of type 'system' has none."):
         run(name="sys2", type="system", tm_driver="ssh", ds_driver="fs")
 
 
@@ -186,24 +186,7 @@ def test_a_system_datastore_has_no_datastore_driver(run: Callable[..., Plan]) ->
             {"ds_driver": "fs", "tm_driver": "ssh", "type": "backup"},
             "type: 'backup' is not accepted: the fs driver serves datastores of type 'file' or 'image'.",
         ),
-        (
-            {**VIRTIOFS, "base_path": "x"},
-            "base_path: 'x' is not accepted: an absolute path such as '/mnt/data' is expected.",
-        ),
-        (
-            {**VIRTIOFS, "safe_dirs": ["/a/../b"]},
-            "safe_dirs: '/a/../b' is not accepted: a path without '..' is expected.",
-        ),
-        (
-            {**VIRTIOFS, "bridge_list": ["-oProxyCommand=x"]},
-            "bridge_list: '-oProxyCommand=x' is not accepted: a host name or an IP address is expected.",
-        ),
         ({**VIRTIOFS, "clusters": [-1]}, "clusters: -1 is not accepted: ids from 0 on are expected."),
-        (
-            {**VIRTIOFS, "name": "100"},
-            "name: '100' is not accepted: 1 to 128 printable characters are expected, no blank at an end and not "
-            "digits only.",
-        ),
         (
             {**VIRTIOFS, "attributes": {"BRIDGE_LIST": "h1"}},
             "attributes: 'BRIDGE_LIST' is not accepted: give it as the module's option bridge_list.",
@@ -245,24 +228,32 @@ def test_a_system_datastore_has_no_datastore_driver(run: Callable[..., Plan]) ->
             "attributes.sparse: 'maybe' is not accepted: yes or no is expected.",
         ),
         (
-            {"ds_driver": "fs", "tm_driver": "ssh", "attributes": {"driver": "vmdk"}},
-            "attributes.driver: 'vmdk' is not accepted: raw or qcow2 is expected.",
-        ),
-        (
             {"ds_driver": "fs", "tm_driver": "ssh", "attributes": {"limit_transfer_bw": "fast"}},
             "attributes.limit_transfer_bw: 'fast' is not accepted: a number of bytes a second is expected, perhaps "
             "with K, M or G, such as 50M.",
         ),
-        (
-            {**VIRTIOFS, "catalog": "relative"},
-            "catalog: 'relative' is not accepted: an absolute path such as '/mnt/data' is expected.",
-        ),
     ],
 )
 def test_bad_input(run: Callable[..., Plan], given: dict, message: str) -> None:
-    with pytest.raises(InvalidInput) as caught:
+    with refused(InvalidInput, says=message):
         run(**{"name": "x", **given})
-    assert str(caught.value) == message
+    assert names(run(name="x", state="absent")) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "option", "value"),
+    [
+        ({**VIRTIOFS, "base_path": "x"}, "base_path", "x"),
+        ({**VIRTIOFS, "safe_dirs": ["/a/../b"]}, "safe_dirs", "/a/../b"),
+        ({**VIRTIOFS, "bridge_list": ["-oProxyCommand=x"]}, "bridge_list", "-oProxyCommand=x"),
+        ({**VIRTIOFS, "name": "100"}, "name", "100"),
+        ({"ds_driver": "fs", "tm_driver": "ssh", "attributes": {"driver": "vmdk"}}, "attributes.driver", "vmdk"),
+        ({**VIRTIOFS, "catalog": "relative"}, "catalog", "relative"),
+    ],
+)
+def test_values_that_are_refused(run: Callable[..., Plan], given: dict, option: str, value: str) -> None:
+    with refused(InvalidInput, option=option, value=value):
+        run(**{"name": "x", **given})
 
 
 @pytest.mark.parametrize(
@@ -270,25 +261,34 @@ def test_bad_input(run: Callable[..., Plan], given: dict, message: str) -> None:
     [
         (
             {"qcow2_options": "backing_file=/etc/shadow"},
-            "attributes.qcow2_options: 'backing_file=/etc/shadow' is not accepted: name=value",
+            "attributes.qcow2_options: 'backing_file=/etc/shadow' is not accepted: name=value[,name=value...] is "
+            "expected, with names of cluster_size, compat, compression_type, extended_l2, lazy_refcounts, nocow, "
+            "preallocation, refcount_bits.",
         ),
         (
             {"qcow2_options": "cluster_size=3"},
             "attributes.qcow2_options: 'cluster_size=3' is not accepted: options of qemu-img are expected, which "
-            "prints: ",
+            "prints: *.",
         ),
-        ({"qcow2_options": "compat=0.10,lazy_refcounts=on"}, "options of qemu-img are expected, which prints: "),
+        (
+            {"qcow2_options": "compat=0.10,lazy_refcounts=on"},
+            "attributes.qcow2_options: 'compat=0.10,lazy_refcounts=on' is not accepted: options of qemu-img are "
+            "expected, which prints: *.",
+        ),
         (
             {"supported_fs": "ext4, exit4"},
-            "attributes.supported_fs: 'exit4' is not accepted: .* this host has no command mkfs.exit4.",
+            "attributes.supported_fs: 'exit4' is not accepted: names of file systems are expected, such as ext4 or "
+            "xfs, and this host has no command mkfs.exit4.",
         ),
         (
             {"supported_fs": "ext4;xfs"},
-            "attributes.supported_fs: 'ext4;xfs' is not accepted: names of file systems are expected",
+            "attributes.supported_fs: 'ext4;xfs' is not accepted: names of file systems are expected, such as ext4 or "
+            "xfs.",
         ),
         (
             {"supported_fs": "../../tmp/x"},
-            "attributes.supported_fs: '../../tmp/x' is not accepted: names of file systems are expected",
+            "attributes.supported_fs: '../../tmp/x' is not accepted: names of file systems are expected, such as ext4 "
+            "or xfs.",
         ),
         (
             {"fs_opts_ext4": "-L 'x"},
@@ -297,21 +297,32 @@ def test_bad_input(run: Callable[..., Plan], given: dict, message: str) -> None:
         ),
         (
             {"fs_opts_ext4": "-Z"},
-            "attributes.fs_opts_ext4: '-Z' is not accepted: arguments of mkfs.ext4 are expected, which prints: "
-            ".*invalid option",
+            "attributes.fs_opts_ext4: '-Z' is not accepted: arguments of mkfs.ext4 are expected, which prints: *.",
         ),
         (
             {"fs_opts_ext3": "-O no_such"},
-            "attributes.fs_opts_ext3: '-O no_such' is not accepted: .*Invalid filesystem option",
+            "attributes.fs_opts_ext3: '-O no_such' is not accepted: arguments of mkfs.ext3 are expected, which prints: "
+            "*.",
         ),
-        ({"fs_opts_xfs": "-L 1234567890123456"}, "attributes.fs_opts_xfs: .*mkfs.xfs are expected, which prints: "),
-        ({"fs_opts_btrfs": "--no-such"}, "attributes.fs_opts_btrfs: .*mkfs.btrfs are expected, which prints: "),
-        ({"fs_opts_swap": "--no-such"}, "attributes.fs_opts_swap: .*mkswap are expected, which prints: "),
+        (
+            {"fs_opts_xfs": "-L 1234567890123456"},
+            "attributes.fs_opts_xfs: '-L 1234567890123456' is not accepted: arguments of mkfs.xfs are expected, which "
+            "prints: *.",
+        ),
+        (
+            {"fs_opts_btrfs": "--no-such"},
+            "attributes.fs_opts_btrfs: '--no-such' is not accepted: arguments of mkfs.btrfs are expected, which "
+            "prints: *.",
+        ),
+        (
+            {"fs_opts_swap": "--no-such"},
+            "attributes.fs_opts_swap: '--no-such' is not accepted: arguments of mkswap are expected, which prints: *.",
+        ),
     ],
 )
 def test_attributes_that_the_commands_here_refuse(run: Callable[..., Plan], attributes: dict, message: str) -> None:
     for check in (True, False):
-        with pytest.raises(InvalidInput, match=message):
+        with refused(InvalidInput, says=message):
             run(check=check, name="x", ds_driver="fs", tm_driver="ssh", attributes=attributes)
 
 
@@ -341,7 +352,7 @@ def test_what_a_bridge_accepts_is_not_tried_here(run: Callable[..., Plan]) -> No
     assert "create datastore" in names(
         run(name="x", **wish, attributes={"supported_fs": "exit4", "fs_opts_ext4": "-Z"})
     )
-    with pytest.raises(InvalidInput, match="quoted as in a shell"):
+    with refused(InvalidInput, option="attributes.fs_opts_ext4", value="-L 'x"):
         run(name="y", **wish, attributes={"fs_opts_ext4": "-L 'x"})
 
 
@@ -407,10 +418,7 @@ def test_errors_are_one_sentence(run: Callable[..., Plan]) -> None:
 def test_no_datastore_is_in_another(run: Callable[..., Plan]) -> None:
     run(name="x", ds_driver="fs", tm_driver="ssh", base_path="/srv/disks/x")
     for inside in ("/srv/disks/x/y", "/srv/disks"):
-        with pytest.raises(
-            Conflict,
-            match=f"^base_path: '{inside}' is within the datastore 'x', which has '/srv/disks/x', or around it.$",
-        ):
+        with refused(Conflict, says=f"base_path: '{inside}' is within the datastore 'x', which has '*', or around it."):
             run(name="y", ds_driver="fs", tm_driver="ssh", base_path=inside)
     assert run(name="x", base_path="/srv/disks/x").actions == []
 
@@ -423,7 +431,5 @@ def test_check_mode_goes_on_without_the_directory_of_the_catalog(tmp_path: Path)
     plan = DatastoreService(options).dry_run()
     assert names(plan) == ["create catalog", "create datastore"]
     assert len(plan.warnings) == 1 and f"{tmp_path}/none is not a directory" in plan.warnings[0]
-    with pytest.raises(
-        DependencyNotFound, match="is not a directory; the role granary.vmstore.frontend makes the default one"
-    ):
+    with refused(DependencyNotFound, names=[tmp_path / "none"]):
         DatastoreService(options).converge()

@@ -14,8 +14,8 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images im
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     CatalogFailed,
     Conflict,
+    DependencyNotFound,
     InvalidInput,
-    NotFound,
     PathNotAllowed,
     UnsupportedAction,
 )
@@ -29,6 +29,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.image.att
     remove_attachment,
     resolve_attachment,
 )
+from refusal import refused
 
 MAP = (IdMap(0, 300000, 65536),)
 #: Fields of an image by name: persistent, read_only.
@@ -94,9 +95,9 @@ def test_an_image_is_found_by_id_too(catalog: Catalog) -> None:
 
 def test_only_directories_are_attached(catalog: Catalog) -> None:
     IMAGES.insert(catalog, Image(9, "disk", 1, "os", "/ds/1/x", 1, True, False, format="raw"))
-    with pytest.raises(
+    with refused(
         UnsupportedAction,
-        match="^image: 'disk' is of type 'os', and only images of type 'filesystem' are attached as directories.$",
+        says="image: 'disk' is of type 'os', and only images of type 'filesystem' are attached as directories.",
     ):
         resolve_attachment(catalog, "disk", "h1", "web")
 
@@ -120,9 +121,7 @@ def test_an_image_that_can_not_be_shared_names_who_has_it(
     catalog: Catalog, image: str, kind: str, host: str, domain: str
 ) -> None:
     attach(catalog, image)
-    with pytest.raises(
-        Conflict, match=f"^The image '{image}' is {kind} and the domain 'web' on the host 'h1' uses it; "
-    ):
+    with refused(Conflict, names=[f"'{image}'", kind, "'web'", "'h1'"]):
         resolve_attachment(catalog, image, host, domain)
 
 
@@ -135,15 +134,20 @@ def test_asking_to_read_only_does_not_share_a_writable_image(catalog: Catalog) -
 def test_a_read_only_image_is_shared_by_many_and_never_writable(catalog: Catalog) -> None:
     for number in range(5):
         assert attach(catalog, "readers", domain=f"vm{number}").read_only
-    with pytest.raises(InvalidInput, match="^read_only: False is not accepted: the image 'readers' is read-only"):
+    with refused(
+        InvalidInput,
+        says="read_only: False is not accepted: the image 'readers' is read-only, and so is every attachment of it.",
+    ):
         resolve_attachment(catalog, "readers", "h1", "vm9", read_only=False)
 
 
 @pytest.mark.parametrize(("option", "value"), [("mount_tag", "one-0"), ("mount_point", "/mnt/one-fs-0")])
 def test_a_tag_or_mount_point_used_twice_in_a_domain(catalog: Catalog, option: str, value: str) -> None:
     attach(catalog, "mine")
-    with pytest.raises(
-        Conflict, match=f"^{option}: '{value}' belongs to the image 'mine' in the domain 'web' on the host 'h1'"
+    with refused(
+        Conflict,
+        says=f"{option}: '{value}' belongs to the image 'mine' in the domain 'web' on the host 'h1', "
+        "so the image 'readers' needs another one there.",
     ):
         resolve_attachment(catalog, "readers", "h1", "web", **{option: value})
     resolve_attachment(catalog, "readers", "h1", "db", **{option: value})
@@ -159,7 +163,7 @@ def test_a_tag_or_mount_point_used_twice_in_a_domain(catalog: Catalog, option: s
     ],
 )
 def test_values_a_mount_can_not_carry(catalog: Catalog, options: dict, named: str) -> None:
-    with pytest.raises(InvalidInput, match=f"^{named}: "):
+    with refused(InvalidInput, option=named, value=options[named]):
         resolve_attachment(catalog, "mine", "h1", "web", **options)
 
 
@@ -167,15 +171,13 @@ def test_a_directory_that_is_restricted_by_now(catalog: Catalog) -> None:
     DATASTORES.update(
         catalog, Datastore(100, "fs", "image", "virtiofs", "virtiofs", "/ds/100", restricted_dirs=("/mnt/mine",))
     )
-    with pytest.raises(
-        PathNotAllowed, match="^path: '/mnt/mine' is not accepted: it is or contains the restricted directory /mnt/mine"
-    ):
+    with refused(PathNotAllowed, option="path", value="/mnt/mine", names=["/mnt/mine"]):
         resolve_attachment(catalog, "mine", "h1", "web")
     resolve_attachment(catalog, "readers", "h1", "web")
 
 
 def test_an_unknown_image(catalog: Catalog) -> None:
-    with pytest.raises(NotFound, match="there is no image 'none' in the catalog"):
+    with refused(DependencyNotFound, names=["'none'"]):
         resolve_attachment(catalog, "none", "h1", "web")
 
 
@@ -229,23 +231,30 @@ def test_a_result_can_be_given_back(catalog: Catalog) -> None:
 )
 def test_a_result_that_was_tampered_with(catalog: Catalog, key: str, value: object) -> None:
     data = resolve_attachment(catalog, "mine", "h1", "web").as_dict()
-    with pytest.raises(InvalidInput, match=rf"^attachment\.{key}"):
+    with refused(InvalidInput, option=f"attachment.{key}"):
         ImageAttachment.from_dict({**data, key: value})
 
 
 @pytest.mark.parametrize("data", [{}, {"image": "x"}, [], "x", None])
 def test_something_else_than_a_result(data: object) -> None:
-    with pytest.raises(InvalidInput, match="^attachment: "):
+    with refused(InvalidInput, option="attachment"):
         ImageAttachment.from_dict(data)
 
 
 def test_a_result_with_an_unknown_key(catalog: Catalog) -> None:
-    with pytest.raises(InvalidInput, match="^attachment: "):
+    with refused(
+        InvalidInput,
+        says="attachment: 'domain, extra, gid_map, host, image, image_id, mount_point, mount_tag, "
+        "persistent, read_only, source, uid_map' is not accepted: the value that "
+        "granary.vmstore.image_attachment returned is expected.",
+    ):
         ImageAttachment.from_dict({**resolve_attachment(catalog, "mine", "h1", "web").as_dict(), "extra": 1})
 
 
 def test_an_image_whose_datastore_is_missing_is_not_attached(catalog: Catalog) -> None:
     catalog.execute("PRAGMA foreign_keys = OFF")
     catalog.execute("DELETE FROM datastore WHERE id = 100")
-    with pytest.raises(CatalogFailed, match="lacks the datastore 100"):
+    with refused(
+        CatalogFailed, says="The catalog * lacks the datastore 100 of the image 'mine', so restore it from a backup."
+    ):
         attach(catalog, "mine")

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.attachments import ATTACHMENTS
@@ -28,12 +28,14 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.images import IMAGES
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     Conflict,
+    DependencyNotFound,
     FileAccessFailed,
     InvalidInput,
     NotFound,
     PartlyDone,
     PathNotAllowed,
     StaleState,
+    TransferFailed,
     UnsupportedAction,
     VmstoreError,
 )
@@ -43,6 +45,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._model.attachment 
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC, ImageService
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.work import image_lock
+from refusal import refused
 
 Run = Callable[..., Plan]
 
@@ -154,33 +157,23 @@ def test_check_mode_plans_the_same_and_makes_nothing(new: Run, stored: Callable[
     ("given", "error", "message"),
     [
         (
-            {"path": "/etc/passwd"},
-            PathNotAllowed,
-            "path: '/etc/passwd' is not accepted: it lies in the restricted directory /etc",
+            {"path": None},
+            InvalidInput,
+            "path is missing: a new image needs a path, a url, a clone_from or a size.",
         ),
-        ({"path": "/tmp/no/such/file"}, VmstoreError, "Could not open /tmp/no/such/file"),
-        ({"path": "relative"}, InvalidInput, "path: 'relative' is not accepted: an absolute path"),
-        ({"path": None}, InvalidInput, "path is missing: a new image needs a path, a url, a clone_from or a size"),
         (
             {"path": None, "url": "/x"},
             InvalidInput,
-            "url: '/x' is not accepted: a URL with http, https or ssh is expected",
+            "url: '/x' is not accepted: a URL with http, https or ssh is expected; a file of the front-end is given as "
+            "path.",
         ),
-        ({"path": None, "url": "ftp://user:secret@h/x"}, InvalidInput, "url: 'ftp://...' is not accepted"),
         (
             {"path": "https://user:secret@h/x"},
             InvalidInput,
             "path: 'https://...' is not accepted: a file of the front-end is expected; a URL is given as url.",
         ),
-        ({"url": "http://h/x"}, InvalidInput, "path: "),
-        ({"size": 5}, InvalidInput, "size: 5 is not accepted: it doesn't go together with path"),
-        ({"fs": "ext4"}, InvalidInput, "fs: 'ext4' is not accepted: it goes with size, not with path"),
-        (
-            {"checksum": "sha256:12"},
-            InvalidInput,
-            "checksum: 'sha256:12' is not accepted: <algorithm>:<hexadecimal digits> is expected",
-        ),
-        ({"checksum": "crc:12"}, InvalidInput, "checksum: 'crc:12' is not accepted"),
+        ({"size": 5}, InvalidInput, "size: 5 is not accepted: it doesn't go together with path."),
+        ({"fs": "ext4"}, InvalidInput, "fs: 'ext4' is not accepted: it goes with size, not with path."),
         (
             {"type": None},
             InvalidInput,
@@ -189,76 +182,88 @@ def test_check_mode_plans_the_same_and_makes_nothing(new: Run, stored: Callable[
         (
             {"type": "kernel"},
             UnsupportedAction,
-            "datastore: images of type 'kernel' are not supported by the fs driver of 'default', a datastore of type",
-        ),
-        (
-            {"type": "os", "datastore": "files"},
-            UnsupportedAction,
-            "datastore: images of type 'os' are not supported by the fs driver of 'files'",
-        ),
-        (
-            {"type": "os", "datastore": "system"},
-            UnsupportedAction,
-            "datastore: images of type 'os' are not supported by the system driver of 'system'",
+            "datastore: images of type 'kernel' are not supported by the fs driver of 'default', a datastore of type "
+            "'image'; use a datastore of type 'file' with the driver fs.",
         ),
         (
             {"type": "cdrom", "driver": "qcow2"},
             InvalidInput,
-            "driver: 'qcow2' is not accepted: images of type cdrom are stored as they are",
+            "driver: 'qcow2' is not accepted: images of type cdrom are stored as they are.",
         ),
         (
             {"type": "kernel", "datastore": "files", "persistent": True},
             InvalidInput,
-            "persistent: True is not accepted: images of type kernel",
+            "persistent: True is not accepted: images of type kernel are never changed by a domain.",
         ),
         (
             {"mount_tag": "x"},
             InvalidInput,
             "mount_tag: 'x' is not accepted: only images of type filesystem are mounted, and this is one of type os.",
         ),
-        ({"path": None, "size": 0}, InvalidInput, "size: 0 is not accepted: 1 to 67108864 MiB are expected."),
-        (
-            {"path": None, "size": 5, "fs": "ext4;reboot"},
-            InvalidInput,
-            "fs: 'ext4;reboot' is not accepted: one of ext2, ext3, ext4, swap, xfs is expected.",
-        ),
         (
             {"path": None, "size": 5, "type": "cdrom"},
             InvalidInput,
-            "size: 5 is not accepted: an image of type cdrom is made of a path or a url",
+            "size: 5 is not accepted: an image of type cdrom is made of a path or a url; those of type os and "
+            "datablock can be empty.",
         ),
         (
             {"path": None, "clone_from": "none", "type": None},
-            NotFound,
+            DependencyNotFound,
             "clone_from: there is no image 'none' in the catalog.",
         ),
-        ({"path": None, "clone_from": "none"}, NotFound, "clone_from: there is no image 'none' in the catalog."),
-        ({"path": None, "clone_from": "\u00b2"}, NotFound, "clone_from: there is no image '\u00b2' in the catalog."),
-        ({"path": None, "clone_from": "9" * 5000}, NotFound, "clone_from: there is no image '999"),
-        ({"path": "/tmp"}, InvalidInput, "path: '/tmp' is not accepted: "),
-        ({"name": "7"}, InvalidInput, "name: '7' is not accepted"),
     ],
 )
 @pytest.mark.parametrize("check", [True, False])
 def test_what_is_refused(
     new: Run, stored: Callable[[], list[str]], check: bool, given: dict, error: type, message: str
 ) -> None:
-    with pytest.raises(error) as caught:
+    with refused(error, says=message):
         new(check=check, **given)
-    assert str(caught.value).startswith(message)
+    assert stored() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "fields"),
+    [
+        ({"path": "/etc/passwd"}, PathNotAllowed, {"option": "path", "value": "/etc/passwd"}),
+        ({"path": "/tmp/no/such/file"}, FileAccessFailed, {"names": ["/tmp/no/such/file"]}),
+        ({"path": "relative"}, InvalidInput, {"option": "path", "value": "relative"}),
+        ({"path": "/tmp"}, InvalidInput, {"option": "path", "value": "/tmp"}),
+        ({"path": None, "url": "ftp://user:secret@h/x"}, InvalidInput, {"option": "url", "value": "ftp://..."}),
+        ({"url": "http://h/x"}, InvalidInput, {"option": "path", "accepted": "it doesn't go together with url"}),
+        ({"checksum": "sha256:12"}, InvalidInput, {"option": "checksum", "value": "sha256:12"}),
+        ({"checksum": "crc:12"}, InvalidInput, {"option": "checksum", "value": "crc:12"}),
+        ({"type": "os", "datastore": "files"}, UnsupportedAction, {"names": ["datastore", "'os'", "'files'"]}),
+        ({"type": "os", "datastore": "system"}, UnsupportedAction, {"names": ["datastore", "'os'", "'system'"]}),
+        ({"path": None, "size": 0}, InvalidInput, {"option": "size", "value": 0}),
+        ({"path": None, "size": 5, "fs": "ext4;reboot"}, InvalidInput, {"option": "fs", "value": "ext4;reboot"}),
+        ({"path": None, "clone_from": "none"}, DependencyNotFound, {"names": ["clone_from", "'none'"]}),
+        ({"path": None, "clone_from": "\u00b2"}, DependencyNotFound, {"names": ["clone_from", "'\u00b2'"]}),
+        ({"path": None, "clone_from": "9" * 5000}, DependencyNotFound, {"names": ["clone_from", "'9999"]}),
+        ({"name": "7"}, InvalidInput, {"option": "name", "value": "7"}),
+    ],
+)
+@pytest.mark.parametrize("check", [True, False])
+def test_values_that_are_refused(
+    new: Run, stored: Callable[[], list[str]], check: bool, given: dict, error: type, fields: dict[str, Any]
+) -> None:
+    with refused(error, **fields):
+        new(check=check, **given)
     assert stored() == []
 
 
 def test_a_checksum_is_verified_and_kept(new: Run, source: Path, stored: Callable[[], list[str]]) -> None:
     wrong = f"sha256:{'0' * 64}"
     right = f"SHA256:{hashlib.sha256(source.read_bytes()).hexdigest()}"
-    with pytest.raises(InvalidInput, match="^sha256: '0000"):
+    with refused(InvalidInput, option="sha256", names=[source]):
         new(checksum=wrong)
     assert stored() == []
     assert new(checksum=right).result["image"]["origin_checksum"] == right.lower()
     assert new(checksum=right).actions == []
-    with pytest.raises(
-        Conflict, match="^checksum: the image 'x' was made with 'sha256:.*'; leave checksum out to keep its data, or"
+    with refused(
+        Conflict,
+        says="checksum: the image 'x' was made with 'sha256:*'; leave checksum out to keep its data, "
+        f"or give force: true to lose all that it holds and get new data with '{wrong}'.",
     ):
         new(checksum=wrong)
 
@@ -269,7 +274,11 @@ def test_conversion(new: Run, source: Path) -> None:
     subprocess.run(["qemu-img", "compare", "-f", "qcow2", "-F", "raw", image["path"], source], check=True)
     assert new(driver="qcow2").actions == []
     assert new().actions == []
-    with pytest.raises(Conflict, match="^driver: the image 'x' was made with 'qcow2'"):
+    with refused(
+        Conflict,
+        says="driver: the image 'x' was made with 'qcow2'; leave driver out to keep its data, or give "
+        "force: true to lose all that it holds and get new data with 'raw'.",
+    ):
         new(driver="raw")
 
 
@@ -291,7 +300,7 @@ def test_attributes_of_the_datastore_are_the_defaults(new: Run, run: Run, path: 
     )
     block = run(name="block", datastore="default", type="datablock", size=8, format="raw", fs="ext4").result["image"]
     assert subprocess.run(["e2label", block["path"]], check=True, stdout=subprocess.PIPE, text=True).stdout == "label\n"
-    with pytest.raises(InvalidInput, match="^fs: 'ext3' is not accepted"):
+    with refused(InvalidInput, says="fs: 'ext3' is not accepted: one of ext4, swap, xfs is expected."):
         run(name="other", datastore="default", type="datablock", size=8, fs="ext3")
 
 
@@ -314,7 +323,7 @@ def test_an_empty_image(run: Run, stored: Callable[[], list[str]]) -> None:
     assert (found["format"], found["virtual-size"], image["size_mb"], image["fs"]) == ("qcow2", 16 * 2**20, 16, "ext4")
     assert run(**given).actions == []
     for option, other in (("size", 8), ("format", "raw"), ("fs", "xfs")):
-        with pytest.raises(Conflict, match=f"^{option}: the image 'b' was made with "):
+        with refused(Conflict, names=[option, f"{given[option]!r}", f"{other!r}"]):
             run(**{**given, option: other})
     assert stored() == [image["path"]]
 
@@ -331,14 +340,14 @@ def test_a_clone(new: Run, run: Run, source: Path, stored: Callable[[], list[str
     run(name="x", state="absent")
     assert stored() == [images[1]["path"]]
     assert run(**given).actions == []
-    with pytest.raises(UnsupportedAction, match="^clone is not supported by the virtiofs driver"):
+    with refused(UnsupportedAction, names=["clone", "virtiofs"]):
         run(name="z", datastore="virtual", clone_from="y", type="filesystem")
 
 
 def test_a_directory_is_no_image(new: Run, tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     for check in (True, False):
-        with pytest.raises(InvalidInput, match="^path: .* is not accepted: a regular file is expected"):
+        with refused(InvalidInput, option="path", value=str(tmp_path / "directory")):
             new(check=check, path=str(tmp_path / "directory"))
 
 
@@ -350,7 +359,11 @@ def test_check_mode_says_the_same_of_an_image_that_is_not_whole(
     os.truncate(tmp_path / "cut", length - 4096)
     told = f"by the tables of this vdi image the file has {length} bytes at least, of which {length - 4096} are there"
     for check in (True, False):
-        with pytest.raises(InvalidInput, match=f"{told}; verify: false stores it nevertheless"):
+        with refused(
+            InvalidInput,
+            says=f"path: '{tmp_path}/cut' is not accepted: a whole, sound image is expected, and {told}; "
+            "verify: false stores it nevertheless.",
+        ):
             new(check=check, path=f"{tmp_path}/cut")
         assert not stored()
         assert new(check=check, path=f"{tmp_path}/cut", verify=False).warnings == [
@@ -393,10 +406,8 @@ def test_check_mode_refuses_an_image_that_needs_another_file(new: Run, source: P
     (tmp_path / "link").symlink_to(tmp_path / "overlay")
     for path in ("overlay", "link"):
         for check in (True, False):
-            with pytest.raises(InvalidInput) as caught:
+            with refused(InvalidInput, option="path", value=f"{tmp_path}/{path}", names=["qcow2"]):
                 new(check=check, path=f"{tmp_path}/{path}")
-            accepted = "an image that stands alone is expected, and this qcow2 image has a backing file"
-            assert str(caught.value) == f"path: '{tmp_path}/{path}' is not accepted: {accepted}."
 
 
 def test_what_is_stored_as_it_is_is_a_clone_of_a_raw_image(new: Run, run: Run, path: str) -> None:
@@ -404,13 +415,17 @@ def test_what_is_stored_as_it_is_is_a_clone_of_a_raw_image(new: Run, run: Run, p
     new("raw", driver="raw")
     for given in ({"datastore": "default", "type": "cdrom"}, {"datastore": "files", "type": "kernel"}):
         for check in (True, False):
-            with pytest.raises(
+            with refused(
                 InvalidInput,
-                match="^clone_from: 'qcow2' is not accepted: an image of type .* is a clone of a raw one, and 'qcow2' "
-                "is qcow2",
+                says="clone_from: 'qcow2' is not accepted: an image of type * is a clone of a raw one, and "
+                "'qcow2' is qcow2.",
             ):
                 run(check=check, name="y", clone_from="qcow2", **given)
-    with pytest.raises(VmstoreError, match="an image of type cdrom is a clone of a raw one"):
+    with refused(
+        VmstoreError,
+        says="images[1] (z): clone_from: 'y' is not accepted: an image of type cdrom is a clone of a "
+        "raw one, and 'y' is qcow2.",
+    ):
         both = {"name": "y", "datastore": "default", "type": "datablock", "size": 1, "format": "qcow2"}
         run(images=[both, {"name": "z", "datastore": "default", "type": "cdrom", "clone_from": "y"}])
     with open_catalog(path, create=False) as catalog, catalog.transaction():
@@ -429,10 +444,10 @@ def test_the_source_of_a_clone_can_be_made_anew(new: Run, run: Run) -> None:
     new()
     assert run(**given).actions == []
     new("z")
-    with pytest.raises(
+    with refused(
         Conflict,
-        match="^clone_from: the image 'y' was made with 'image:x'; leave clone_from out .* and get new data with "
-        "'image:z'",
+        says="clone_from: the image 'y' was made with 'image:x'; leave clone_from out to keep its "
+        "data, or give force: true to lose all that it holds and get new data with 'image:z'.",
     ):
         run(**{**given, "clone_from": "z"})
 
@@ -479,7 +494,11 @@ def test_a_url(run: Run, source: Path, url: str, path: str) -> None:
     assert Path(done.result["image"]["path"]).read_bytes() == source.read_bytes()
     assert b"secret" not in Path(path).read_bytes()
     assert run(**given).actions == []
-    with pytest.raises(Conflict, match="^url: the image 'x' was made with "):
+    with refused(
+        Conflict,
+        says=f"url: the image 'x' was made with '{url}/source.img?...'; leave url out to keep its "
+        f"data, or give force: true to lose all that it holds and get new data with '{url}/other'.",
+    ):
         run(**{**given, "url": f"{url}/other"})
 
 
@@ -490,12 +509,13 @@ def test_check_mode_says_what_is_wrong_with_a_url(
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", tmp_path / "disk", "64M"], check=True)
     given = {"name": "x", "datastore": "default", "type": "os"}
     for check in (True, False):
-        with pytest.raises(VmstoreError, match=f"Could not read {url}/none: the server returned 404"):
+        with refused(TransferFailed, names=[f"{url}/none", 404]):
             run(check=check, url=f"{url}/none", **given)
-        with pytest.raises(
+        with refused(
             InvalidInput,
-            match=f"^path: '{url}/page' is not accepted: an image is expected, and this is an HTML page: it is "
-            "probably the",
+            says=f"path: '{url}/page' is not accepted: an image is expected, and this is an HTML page: it "
+            "is probably the login or error page of the server or of a proxy; format: raw stores it "
+            "as it is.",
         ):
             run(check=check, url=f"{url}/page", **given)
     assert stored() == []
@@ -520,12 +540,12 @@ def test_what_nothing_recognises_is_stored_with_a_warning(new: Run, source: Path
 
 def test_what_a_format_says_of_a_path(new: Run, source: Path, tmp_path: Path) -> None:
     for check in (True, False):
-        with pytest.raises(InvalidInput, match=f"^format: 'qcow2' is not accepted: {source} is raw"):
+        with refused(InvalidInput, says=f"format: 'qcow2' is not accepted: {source} is raw."):
             new(check=check, format="qcow2")
         for given in ({"type": "cdrom"}, {"type": "kernel", "datastore": "files"}):
-            with pytest.raises(
+            with refused(
                 InvalidInput,
-                match="^format: 'qcow2' is not accepted: images of type .* are stored as they are, and so are raw",
+                says="format: 'qcow2' is not accepted: images of type * are stored as they are, and so are raw.",
             ):
                 new(check=check, format="qcow2", **given)
     subprocess.run(
@@ -542,7 +562,9 @@ def test_an_empty_file_is_no_image(new: Run, tmp_path: Path, stored: Callable[[]
     (tmp_path / "empty").touch()
     for given in ({"type": "os"}, {"type": "cdrom"}, {"type": "kernel", "datastore": "files"}):
         for check in (True, False):
-            with pytest.raises(InvalidInput, match="an image is expected, and this is empty"):
+            with refused(
+                InvalidInput, says=f"path: '{tmp_path}/empty' is not accepted: an image is expected, and this is empty."
+            ):
                 new(check=check, path=str(tmp_path / "empty"), **given)
     assert stored() == []
     assert new(path=str(tmp_path / "empty"), type="context", datastore="files").changed
@@ -552,9 +574,10 @@ def test_force_replaces_the_data(new: Run, source: Path, tmp_path: Path, stored:
     first = new().result["image"]
     other = tmp_path / "other.img"
     other.write_bytes(b"other" * 1000)
-    with pytest.raises(
+    with refused(
         Conflict,
-        match=f"^path: the image 'x' was made with '{source}'; leave path out .* and get new data with '{other}'",
+        says=f"path: the image 'x' was made with '{source}'; leave path out to keep its data, or give "
+        f"force: true to lose all that it holds and get new data with '{other}'.",
     ):
         new(path=str(other))
     assert new(force=True).actions == []
@@ -574,10 +597,11 @@ def test_lost_data_of_a_persistent_image_is_only_made_anew_with_consent(new: Run
     new("other")
     lost = Path(new(persistent=True).result["image"]["path"])
     lost.unlink()
-    with pytest.raises(
+    with refused(
         Conflict,
-        match=f"^The data of the persistent image 'x' is not at {lost}, and with it all that domains wrote there: "
-        "restore it",
+        says=f"The data of the persistent image 'x' is not at {lost}, and with it all that domains "
+        "wrote there: restore it from a backup, or give force: true to make the image anew "
+        "without that.",
     ):
         new(check=check, persistent=True)
     assert names(new(persistent=True, force=True)) == ["make lost data of image"]
@@ -594,8 +618,8 @@ def test_sizes_have_units(new: Run, size: object, mib: int) -> None:
 
 @pytest.mark.parametrize("size", ["", "G", "1.5G", "-1", "1K", "1 G", "0x5", "\u0665", True])
 def test_what_is_no_size(new: Run, size: object) -> None:
-    with pytest.raises(
-        InvalidInput, match="^size: .* is not accepted: a number of MiB is expected, or one with G or T, such as 10G.$"
+    with refused(
+        InvalidInput, says="size: * is not accepted: a number of MiB is expected, or one with G or T, such as 10G."
     ):
         new(path=None, size=size, check=True)
 
@@ -642,11 +666,13 @@ def test_damaged_data_of_a_persistent_image_needs_consent(new: Run, source: Path
     stored = Path(new(persistent=True, driver="qcow2").result["image"]["path"])
     assert new(persistent=True, driver="qcow2", remake=True).actions == []
     os.truncate(stored, stored.stat().st_size - 512)
-    message = (
-        "^The data of the persistent image 'x' is damaged \\(by the tables of this qcow2 image .*\\), and with it all "
-        "that domains wrote there: restore"
-    )
-    with pytest.raises(Conflict, match=message):
+    with refused(
+        Conflict,
+        says="The data of the persistent image 'x' is damaged (by the tables of this qcow2 image the "
+        "file has * bytes at least, of which * are there), and with it all that domains wrote "
+        "there: restore it from a backup, or give force: true to make the image anew without "
+        "that.",
+    ):
         new(persistent=True, driver="qcow2", remake=True)
     assert names(new(persistent=True, driver="qcow2", remake=True, force=True)) == ["remake data of image"]
 
@@ -654,9 +680,10 @@ def test_damaged_data_of_a_persistent_image_needs_consent(new: Run, source: Path
 def test_lost_data_is_made_again(new: Run, run: Run, source: Path) -> None:
     new("other")
     os.unlink(new().result["image"]["path"])
-    with pytest.raises(
+    with refused(
         NotFound,
-        match="^The data of the image 'x' is not at .*: give path, url, clone_from or size to make it again",
+        says="The data of the image 'x' is not at *: give path, url, clone_from or size to make it "
+        "again, or remove the image.",
     ):
         run(name="x")
     done = new()
@@ -714,9 +741,6 @@ def test_nothing_is_made_in_an_empty_mount_point(
     mounted = tmp_path / "datastores" / "1"
     mounted.rename(tmp_path / "away")
     mounted.mkdir()
-    message = (
-        r"The data of all images in the datastore 'default' \(2\) is missing from .*/1: is its file system mounted\?"
-    )
     for given in (
         {},
         {"name": "z"},
@@ -724,13 +748,17 @@ def test_nothing_is_made_in_an_empty_mount_point(
         {"name": "z", "path": None, "clone_from": "x"},
     ):
         for check in (True, False):
-            with pytest.raises(Conflict, match=message):
+            with refused(
+                Conflict,
+                says=f"The data of all images in the datastore 'default' (2) is missing from {mounted}: is its "
+                "file system mounted? If the data is lost, force: true makes an image there nevertheless.",
+            ):
                 new(check=check, **given)
-    with pytest.raises(VmstoreError, match=message):
+    with refused(VmstoreError, names=["images[0] (x): ", mounted]):
         run(images=[{"name": name, "datastore": "default", "type": "os", "path": str(source)} for name in ("x", "y")])
     assert stored() == []
     mounted.rmdir()
-    with pytest.raises(NotFound, match="does not exist"):
+    with refused(NotFound, names=[mounted]):
         new("z")
     mounted.mkdir()
     assert names(new(force=True)) == ["make lost data of image"]
@@ -772,9 +800,8 @@ def test_data_that_is_removed_while_the_rest_is_made(path: str, source: Path, st
         return recording(plan)
 
     service.recording = meanwhile
-    with pytest.raises(
-        VmstoreError,
-        match="^The data of the image 'x' was removed by another program while it was made; run it again.$",
+    with refused(
+        StaleState, says="The data of the image 'x' was removed by another program while it was made; run it again."
     ):
         service.converge()
     with read_catalog(path, missing_ok=False) as catalog:
@@ -899,9 +926,10 @@ def test_data_that_can_not_be_removed_keeps_no_other(
     for name in ("y", "z"):
         new(name)
     unremovable(monkeypatch, lambda source: source == stays)
-    with pytest.raises(
+    with refused(
         PartlyDone,
-        match=f"^The catalog has forgotten {stays}, the data of the image 'x', but it could not be removed: no {stays}",
+        says=f"The catalog has forgotten {stays}, the data of the image 'x', but it could not be "
+        f"removed: no {stays}. The module datastore_check removes it.",
     ):
         run(images=[{"name": name, "state": "absent"} for name in "xyz"])
     assert stored() == [stays]
@@ -919,7 +947,7 @@ def test_all_is_removed_that_found_no_place(
     monkeypatch.setattr(service, "recording", changed)
     first = []
     unremovable(monkeypatch, lambda source: source in first or first.append(source) is None and len(first) == 1)
-    with pytest.raises(VmstoreError, match="^changed Taking back 'create image' on z failed: no "):
+    with refused(VmstoreError, names=["changed", "'create image'", "z"]):
         service.converge()
     assert stored() == first[:1]
 
@@ -929,8 +957,8 @@ def test_only_force_touches_what_is_in_use(
 ) -> None:
     new()
     use(path, 0)
-    with pytest.raises(
-        Conflict, match="^The image 'x' can't be removed while it is used by the domain 'web' on the host 'h1'"
+    with refused(
+        Conflict, says="The image 'x' can't be removed while it is used by the domain 'web' on the host 'h1'."
     ):
         run(name="x", state="absent")
     os.rename(source, f"{source}.2")
@@ -952,18 +980,28 @@ def test_many_at_once(run: Run, source: Path, stored: Callable[[], list[str]]) -
     assert [image["id"] for image in done.result["images"]] == list(range(7))
     assert len(stored()) == 7
     assert run(images=images).actions == []
-    with pytest.raises(VmstoreError, match=r"^images\[1\] \(n1\): "):
+    with refused(
+        VmstoreError,
+        says="images[1] (n1): type: the image 'n1' was registered as 'datablock', which can't change to 'os'.",
+    ):
         run(
             images=[
                 {"name": "new", "datastore": "default", "type": "os", "size": 1},
                 {**images[0], "name": "n1", "path": "/etc/passwd", "force": True},
             ]
         )
-    with pytest.raises(VmstoreError, match=r"^images\[1\] \(b\): path: 'relative' is not accepted"):
+    with refused(
+        VmstoreError,
+        says="images[1] (b): path: 'relative' is not accepted: an absolute path such as '/mnt/data' is expected.",
+    ):
         run(images=[images[0], {**images[0], "name": "b", "path": "relative"}])
-    with pytest.raises(VmstoreError, match=r"^images\[0\] \(a\?b\): name: 'a\\nb' is not accepted"):
+    with refused(
+        VmstoreError,
+        says="images[0] (a?b): name: 'a\\nb' is not accepted: 1 to 128 printable characters are "
+        "expected, no blank at an end and not digits only.",
+    ):
         run(images=[{**images[0], "name": "a\nb"}])
-    with pytest.raises(VmstoreError, match=r"^images\[1\] \(a\): The image 'a' is in the list more than once"):
+    with refused(VmstoreError, says="images[1] (a): The image 'a' is in the list more than once."):
         run(images=[images[0], images[0]])
 
 
@@ -973,10 +1011,8 @@ def test_what_can_not_be_made_keeps_nothing_else_from_being_made(
     good = {"name": "good", "datastore": "default", "type": "os", "path": str(source)}
     bad = {**good, "name": "bad", "checksum": f"md5:{'0' * 32}"}
     clone = {"name": "clone", "datastore": "default", "type": "os", "clone_from": "bad"}
-    with pytest.raises(VmstoreError) as caught:
+    with refused(PartlyDone, names=["images[0] (bad): md5: '0000", "images[1] (clone): clone_from: "]) as caught:
         run(images=[bad, clone, good])
-    assert str(caught.value).startswith("images[0] (bad): md5: '0000")
-    assert "images[1] (clone): clone_from: " in str(caught.value)
     assert [action["subject"] for action in caught.value.plan.as_result()] == ["good"]
     assert run(images=[good]).actions == []
     assert len(stored()) == 1
@@ -1011,7 +1047,7 @@ def test_a_catalog_that_changed_meanwhile(path: str, new: Run, source: Path, sto
         return recording(plan)
 
     service.recording = meanwhile
-    with pytest.raises(VmstoreError, match="Another program changed the catalog meanwhile"):
+    with refused(StaleState, names=["catalog"]):
         service.converge()
     assert len(stored()) == 1
 
@@ -1020,9 +1056,7 @@ def test_without_a_catalog(tmp_path: Path, source: Path) -> None:
     path = str(tmp_path / "none.sqlite")
     given = options(path, name="x", datastore="default", type="datablock", size=1)
     for act in (ImageService(given).plan, ImageService(given).converge):
-        with pytest.raises(
-            NotFound, match=f"^There is no catalog at {path}; the module granary.vmstore.datastore makes it"
-        ):
+        with refused(DependencyNotFound, names=[path]):
             act()
     assert ImageService({**given, "state": "absent"}).converge().actions == []
     assert not os.path.exists(path)

@@ -28,6 +28,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.image.sna
     IMAGE_SNAPSHOT_SPEC,
     ImageSnapshotService,
 )
+from refusal import refused
 
 #: Program that runs services in turn, as often as the first argument gives, and prints each error on a line.
 PROGRAM = """
@@ -149,8 +150,6 @@ def test_a_datastore_is_made_anew_while_an_image_is_made_in_it(catalog: str, tmp
         return recording(plan)
 
     service.recording = meanwhile
-    with pytest.raises(
-        StaleState, match="Another program changed the catalog meanwhile; nothing was changed, run it again"
-    ):
+    with refused(StaleState, names=["catalog"]):
         service.converge()
     assert [path for path in (tmp_path / "datastores").rglob("*") if path.is_file()] == []

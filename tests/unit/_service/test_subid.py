@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
-    CommandFailed,
+    CommandMissing,
     Conflict,
+    FileAccessFailed,
     InvalidInput,
     UnsupportedAction,
-    VmstoreError,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
 from ansible_collections.granary.vmstore.plugins.module_utils._service.ids.subid import (
@@ -22,6 +22,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.ids.subid
     SubidSpec,
     read_subids,
 )
+from refusal import refused
 
 
 @pytest.fixture
@@ -65,9 +66,9 @@ def test_login_defs_says_where(etc: Path) -> None:
         "# SUB_UID_MIN 7\nSUB_UID_MIN\t\t  500000\nSUB_GID_MIN 400000\nSUB_UID_MAX 700000\n"
     )
     assert make_plan(etc).result["subgid"] == [{"user": "alice", "start": 500000, "count": 65536}]
-    with pytest.raises(
+    with refused(
         Conflict,
-        match=r"No 200002 ids in a row are free from 500000 to 700000 \(login.defs\), so give a start for 'alice'",
+        says="No 200002 ids in a row are free from 500000 to 700000 (login.defs), so give a start for 'alice'.",
     ):
         make_plan(etc, count=200002)
 
@@ -140,7 +141,11 @@ def test_replace_puts_the_new_range_in_the_old_ones_place(etc: Path) -> None:
 
 def test_an_overlap_names_the_other_user_and_nothing_is_written(etc: Path) -> None:
     (etc / "subgid").write_text("bob:100000:1\n")
-    with pytest.raises(Conflict, match=r"gid range 100000:65536 of 'alice' overlaps 100000:1 of 'bob' in .*/subgid"):
+    with refused(
+        Conflict,
+        says=f"The gid range 100000:65536 of 'alice' overlaps 100000:1 of 'bob' in {etc}/subgid. "
+        "Without a start, the first free range is taken.",
+    ):
         converge(etc, start=100000)
     assert (etc / "subuid").read_text() == "# ranges\nbob:300000:65536\n"
 
@@ -158,7 +163,7 @@ def test_when_the_second_file_cannot_be_written_the_first_is_put_back(etc: Path)
     with service.exclusive():
         plan = service.plan()
         (etc / "subgid").mkdir()
-        with pytest.raises(VmstoreError, match="Could not write .*/subgid"):
+        with refused(FileAccessFailed, names=[etc / "subgid"]):
             plan.run()
     assert (etc / "subuid").read_text() == "# ranges\nbob:300000:65536\n"
 
@@ -166,29 +171,33 @@ def test_when_the_second_file_cannot_be_written_the_first_is_put_back(etc: Path)
 def test_ids_from_nss_are_read_and_never_written(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system's own getsubids(1) reads the system's nsswitch.conf, where no user has such a range."""
     (etc / "nsswitch.conf").write_text("subid: sss\n")
-    with pytest.raises(UnsupportedAction, match="NSS source 'sss'"):
+    with refused(
+        UnsupportedAction,
+        says="Subordinate ids of this host come from the NSS source 'sss' (nsswitch.conf); they can't "
+        f"be written to {etc}/subuid.",
+    ):
         make_plan(etc, user="nosuchuser")
     assert read_subids("nosuchuser", str(etc)) == {"source": "sss", "subuid": [], "subgid": []}
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(CommandFailed, match="'getsubids' is not installed"):
+    with refused(CommandMissing, names=["'getsubids'"]):
         make_plan(etc)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("option", "value", "accepted"),
     [
-        ({"user": "a:b"}, "user: 'a:b'"),
-        ({"user": "a\nb"}, "user: "),
-        ({"user": ""}, "user: ''"),
-        ({"user": "#a"}, "user: '#a'"),
-        ({"start": 0}, "start: 0"),
-        ({"count": 0}, "count: 0"),
-        ({"start": 2**32 - 2, "count": 2}, "start: 4294967294"),
+        *(
+            ("user", name, "a login name or a decimal uid without blanks, ':' and '#' is expected")
+            for name in ("a:b", "a\nb", "", "#a")
+        ),
+        ("start", 0, "with count 65536 a start from 1 to 4294901759 is expected"),
+        ("start", 2**32 - 65536, "with count 65536 a start from 1 to 4294901759 is expected"),
+        ("count", 0, "a number of ids of at least 1 is expected"),
     ],
 )
-def test_bad_values_are_refused(options: dict[str, object], message: str) -> None:
-    with pytest.raises(InvalidInput, match=f"^{message}"):
-        SubidSpec(**{"user": "alice", **options})
+def test_bad_values_are_refused(option: str, value: object, accepted: str) -> None:
+    with refused(InvalidInput, says=f"{option}: {value!r} is not accepted: {accepted}."):
+        SubidSpec(**{"user": "alice", option: value})
 
 
 def test_info_lists_everything_or_one_users_ranges(etc: Path) -> None:

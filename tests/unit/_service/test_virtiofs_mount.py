@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     Conflict,
+    DependencyNotFound,
     InvalidInput,
-    NotFound,
     UnsupportedAction,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
@@ -27,6 +27,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.mount.vir
     build_virtiofs_mount,
     read_virtiofs_mounts,
 )
+from refusal import refused
 
 ROOT = "24 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
 DEFAULTS = {"tag": "one-1", "options": [], "nofail": True, "mode": "0755", "state": "mounted"}
@@ -193,9 +194,8 @@ def test_absent_leaves_what_is_not_virtiofs(machine):
 
 def expect_refusal(machine: Machine, error: type[Exception], *parts: str, **options: object) -> None:
     before = machine.fstab.read_text()
-    with pytest.raises(error) as refusal:
+    with refused(error, names=parts):
         machine.plan(**options)
-    assert all(part in str(refusal.value) for part in parts), refusal.value
     assert machine.fstab.read_text() == before
 
 
@@ -207,9 +207,9 @@ def test_a_kernel_without_virtiofs(machine, monkeypatch):
 
 
 def test_a_tag_that_is_not_there(machine):
-    expect_refusal(machine, NotFound, "'one-3'", "'one-1', 'one-2'", tag="one-3")
+    expect_refusal(machine, DependencyNotFound, "'one-3'", "'one-1', 'one-2'", tag="one-3")
     machine.live(format_mount(machine))
-    expect_refusal(machine, NotFound, "'one-3'", tag="one-3")
+    expect_refusal(machine, DependencyNotFound, "'one-3'", tag="one-3")
     assert machine.actions(state="present", tag="one-3") == ["add fstab entry"]
 
 
@@ -223,7 +223,7 @@ def test_a_bind_mount_of_a_part_of_a_share(machine):
     table = machine.base / "proc/self/mountinfo"
     table.write_text(table.read_text().replace(" / " + str(machine.point), " /sub " + str(machine.point)))
     for state in ("mounted", "absent"):
-        expect_refusal(machine, Conflict, "bind mount of /sub", state=state)
+        expect_refusal(machine, Conflict, " of /sub in one-1 (type virtiofs)", state=state)
 
 
 def test_stacked_mounts_are_listed(machine):
@@ -243,7 +243,7 @@ def test_a_hidden_mount(machine):
         ROOT + f"31 24 0:31 / {format_mount(machine)}\n32 24 0:32 / {machine.base} rw - tmpfs over rw\n"
     )
     for state in ("mounted", "unmounted", "absent"):
-        expect_refusal(machine, Conflict, "hidden", "over (type tmpfs)", state=state)
+        expect_refusal(machine, Conflict, "one-1 (type virtiofs)", "over (type tmpfs)", state=state)
 
 
 def test_an_fstab_entry_of_another_file_system(machine):
@@ -265,7 +265,8 @@ def test_a_path_that_is_a_file_or_goes_through_one(machine):
             expect_refusal(
                 machine,
                 InvalidInput,
-                f"{machine.base}/file exists and isn't a directory",
+                f"path: '{machine.base}/{path}'",
+                f"{machine.base}/file ",
                 path=f"{machine.base}/{path}",
                 state=state,
             )
@@ -295,7 +296,7 @@ def test_a_link_to_a_directory_the_guest_needs(machine):
     ],
 )
 def test_values_that_are_refused(option, value, machine):
-    with pytest.raises(InvalidInput, match=f"^{option}: "):
+    with refused(InvalidInput, option=option):
         machine.plan(**{option: value})
 
 

@@ -160,7 +160,7 @@ def ranges_from_nss(user: str, kind: str) -> list[SubidRange]:
     """Return the ranges that NSS grants ``user``, by getsubids(1). Its exit code is 1 for a user without ranges.
 
     :arg kind: ``uid`` or ``gid``.
-    :raises CommandFailed: getsubids is not installed.
+    :raises CommandMissing: getsubids is not installed.
     """
     completed = run(["getsubids", *(["-g"] if kind == "gid" else []), user], accept=None)
     return parse_getsubids(completed.stdout) if completed.returncode == 0 else []

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Sequence
 
 from ..._core.deadline import run_with_deadline
-from ..._core.errors import InvalidInput
+from ..._core.errors import CommandFailed, InvalidInput
 from ..._core.files import read_text
 from ..._core.paths import absolute
 from ..._core.records import dataclass
@@ -54,12 +54,12 @@ def look_at(option: str, path: str, proc: str = "/proc") -> ExportedDirectory:
     :raises CommandFailed: its file system doesn't respond.
     """
     mounts = mountinfo.read_mounts(proc)
-    check_path(option, path)
+    require_data(option, path)
     resolved, is_missing, changeable, identity = run_with_deadline(
         TIMEOUT, f"Looking at the directory {path}", lambda: _look(option, path)
     )
     for name in (resolved, *mountinfo.aliases(mounts, resolved)):
-        check_path(option, name)
+        require_data(option, name)
     served = mountinfo.visible(mounts, resolved)[-1:]
     fstype = served[0].fstype if served else "unknown"
     has_device = fstype in _types_with_device(proc)
@@ -73,6 +73,19 @@ def look_at(option: str, path: str, proc: str = "/proc") -> ExportedDirectory:
     )
 
 
+def resolve_or_keep(option: str, path: str) -> str:
+    """Return an exported path without symbolic links, or the same path if its file system doesn't respond.
+
+    :raises PathNotAllowed: a symbolic link of another user leads elsewhere.
+    """
+    try:
+        return run_with_deadline(
+            TIMEOUT, f"Looking at the directory {path}", lambda: mount_point.resolve(path, option=option)[0]
+        )
+    except CommandFailed:
+        return path
+
+
 def _look(option: str, path: str) -> tuple[str, bool, str | None, int]:
     resolved, missing = mount_point.resolve(path, option=option)
     if missing and os.path.lexists(missing[0]):
@@ -82,14 +95,22 @@ def _look(option: str, path: str) -> tuple[str, bool, str | None, int]:
 
 
 def check_path(option: str, path: str) -> str:
-    """Return the path of an export without repeated and trailing slashes.
+    """Return a path that exportfs can read, without repeated and trailing slashes.
 
-    :raises InvalidInput: the path isn't absolute, exportfs can't read it, or the directory belongs to the system.
+    :raises InvalidInput: the path isn't absolute, or has characters that exportfs can misread.
     """
     checked = absolute(option, path)
     if "\\" in checked:
         raise InvalidInput(option, path, "a path without '\\' is expected, because exportfs can misread it")
-    needed = needed_directory(checked)
+    return checked
+
+
+def require_data(option: str, path: str) -> None:
+    """Refuse a directory that belongs to the system.
+
+    :raises InvalidInput: naming the directory and its content.
+    """
+    needed = needed_directory(path)
     if needed is not None:
         directory, content = needed
         raise InvalidInput(
@@ -98,7 +119,6 @@ def check_path(option: str, path: str) -> str:
             f"{directory} holds {content}, which no client needs; a directory with data is expected, such as "
             "'/srv/vmstore'",
         )
-    return checked
 
 
 def suggest_fsid(path: str) -> str:
@@ -112,4 +132,4 @@ def _types_with_device(proc: str) -> Sequence[str]:
     return [line.strip() for line in lines if not line.startswith("nodev")]
 
 
-__all__ = ["ExportedDirectory", "check_path", "look_at", "suggest_fsid"]
+__all__ = ["ExportedDirectory", "check_path", "look_at", "resolve_or_keep", "suggest_fsid"]

@@ -26,7 +26,7 @@ from ..._core.errors import (
 from ..._core.identity import Identity
 from ..._core.paths import absolute
 from ..._core.plan import Action, Plan
-from ..._host.mount import store
+from ..._host.mount import mountinfo, store
 from ..._host.mount.file_system import FileSystemType
 from ..._host.mount.store import MARKER, StoreRoot
 from ..._host.mount.trial import try_mount
@@ -190,7 +190,7 @@ class SharedMountService(MountService):
         if is_there:
             plan.actions += self._plan_store(plan, path, self._read(path))
         elif not self.is_dry_run:
-            plan.further = lambda: self._plan_store(plan, path, self._read(path))
+            plan.further = functools.partial(self._plan_mounted, plan, path)
         elif self.file_system.can_be_tried:
             try:
                 plan.actions += self._plan_store(plan, path, self._try(path, settings))
@@ -199,6 +199,13 @@ class SharedMountService(MountService):
                 self.report_missing(plan, DependencyMissing(str(error)), is_planned=True)
         elif self.content.is_described:
             plan.warnings.append(f"The content of {self.desired.source} isn't known before it is mounted.")
+
+    def _plan_mounted(self, plan: Plan, path: str) -> list[Action]:
+        """Return the actions in a store that was just mounted, with the options that the server agreed to."""
+        mounted = mountinfo.mounts_at(mountinfo.read_mounts(self.proc), path)[-1]
+        live = self.file_system.options.summarize(self.file_system.settings_of(mounted))
+        self._add_to_result(plan, {"live": live})
+        return self._plan_store(plan, path, self._read(path))
 
     def _plan_store(self, plan: Plan, path: str, root: StoreRoot) -> list[Action]:
         """Return the actions in the mounted store, and add its state to the result.

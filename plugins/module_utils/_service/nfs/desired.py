@@ -114,7 +114,7 @@ def parse_export(options: Mapping[str, Any]) -> ExportSpec:
         raise InvalidInput("name", name, accepted)
     if options["state"] == "absent":
         return ExportSpec(path, name)
-    if options["client"] is not None:
+    if options["clients"] is None:
         return ExportSpec(path, name, (_read_client("", options),))
     clients = tuple(_read_client("clients.", one) for one in options["clients"])
     if not clients:
@@ -129,6 +129,8 @@ def _default_name(path: str) -> str:
 
 
 def _read_client(prefix: str, options: Mapping[str, Any]) -> DesiredClient:
+    if options["client"] is None:  # Ansible takes a null for a value
+        raise InvalidInput(f"{prefix}client", None, "a client is expected")
     client = check_client(f"{prefix}client", options["client"])
     found = DesiredClient(client, check_options(f"{prefix}options", options["options"]))
     exported = found.as_exported()

@@ -20,7 +20,7 @@ from ..._host.nfs import exportfs, exports_file, nfsd
 from ..._host.nfs.clients import RMTAB, LiveClient, clients_of, read_clients, read_domains
 from ..._host.nfs.export_client import client_key
 from ..._host.nfs.export_options import ExportOptions, read_options
-from ..._host.nfs.exported_directory import ExportedDirectory, look_at, suggest_fsid
+from ..._host.nfs.exported_directory import look_at, resolve_or_keep, suggest_fsid
 from ..._host.nfs.exportfs import TableEntry
 from ..._host.nfs.exports_file import Export, ExportedTo, read_exports
 from ..service import Service
@@ -54,35 +54,34 @@ class NfsExportService(Service):
 
     def plan(self) -> Plan:
         plan = Plan()
-        directory = self._look(plan)
-        entries = [one for one in read_exports(self.etc) if one.path in (directory.path, self.desired.path)]
+        path = self._check_directory(plan) if self.desired.clients else resolve_or_keep("path", self.desired.path)
+        entries = [one for one in read_exports(self.etc) if one.path in (path, self.desired.path)]
         own = [one for one in entries if one.file == self.file]
         others = [one for one in entries if one.file != self.file]
         self._check_others(plan, others)
-        self._plan_file(plan, directory.path, own)
+        self._plan_file(plan, path, own)
         for one in self.desired.clients:
             plan.warnings += one.risks()
         export: dict[str, object] = {
-            "path": directory.path,
+            "path": path,
             "name": self.desired.name,
             "clients": [as_result(one.client, one.options) for one in self.desired.clients],
             "file": self.file if self.desired.clients else None,
             **{"table": None, "live": None, "clients_live": []},
         }
         plan.result["export"] = export
-        before = self._read_table(plan, directory.path)
+        before = self._read_table(plan, path)
         if before is not None:
-            after = self._plan_table(plan, directory.path, before, others)
+            after = self._plan_table(plan, path, before, others)
             export["table"] = export["clients"]
-            export.update(self._plan_kernel(plan, directory.path, before, after))
+            export.update(self._plan_kernel(plan, path, before, after))
         return plan
 
     # The directory
 
-    def _look(self, plan: Plan) -> ExportedDirectory:
+    def _check_directory(self, plan: Plan) -> str:
+        """Return the path without symbolic links."""
         directory = look_at("path", self.desired.path, self.proc)
-        if not self.desired.clients:
-            return directory
         if directory.is_missing:
             missing = DependencyNotFound(
                 f"path: the directory {directory.path!r} is not on this host: create it first, for example with "
@@ -107,7 +106,7 @@ class NfsExportService(Service):
                 f"Another user than root can replace {directory.changeable} by a symbolic link, and the next start of "
                 "the server would export where that leads: take a directory that only root can replace."
             )
-        return directory
+        return directory.path
 
     # The file
 
@@ -186,9 +185,13 @@ class NfsExportService(Service):
         self, plan: Plan, path: str, table: Sequence[TableEntry], others: Sequence[Export]
     ) -> list[TableEntry]:
         """Plan the change of the table, and return its new entries of the directory, those of other files included."""
-        after = [TableEntry(path, one.client, one.options) for one in self.desired.clients]
         kept = entries_of(table, [one.client for entry in others for one in entry.clients])
         own = [one for one in table if one not in kept]
+        after = []
+        for one in self.desired.clients:
+            # The kernel, too, has a host under its canonical name.
+            name = next((found.client for found in entries_of(own, [one.client])), one.client)
+            after.append(TableEntry(path, name, one.options))
         if len(own) != len(after) or not has_clients(own, self.desired.clients):
             plan.actions.append(
                 Action(

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput
 from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.configuration import parse_assignments
+from refusal import refused
 
 VALUES = [
     "",
@@ -44,5 +45,7 @@ def test_other_lines_assign_nothing(line: str) -> None:
 
 @pytest.mark.parametrize("value", ["'", '"', '"a', "a'b", '"a\\"'])
 def test_a_quotation_without_end_is_refused(value: str) -> None:
-    with pytest.raises(InvalidInput, match=r"^x\.conf: .* a quotation that ends on its line is expected\.$"):
+    with refused(
+        InvalidInput, says=f"x.conf: {value!r} is not accepted: a quotation that ends on its line is expected."
+    ):
         parse_assignments("x.conf", f"A={value}")

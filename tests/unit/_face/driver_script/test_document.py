@@ -17,6 +17,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_scrip
     read_document,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.entry import element_of
+from refusal import refused
 
 ROOT = "DS_DRIVER_ACTION_DATA"
 
@@ -51,7 +52,7 @@ def test_a_path_keeps_its_blanks() -> None:
     ],
 )
 def test_a_missing_element_is_named(inner: str) -> None:
-    with pytest.raises(InvalidInput, match="^IMAGE/PATH: '' is not accepted: the document must have this element.$"):
+    with refused(InvalidInput, says="IMAGE/PATH: '' is not accepted: the document must have this element."):
         document(inner).require("IMAGE/PATH")
 
 
@@ -60,26 +61,24 @@ def test_a_missing_element_is_named(inner: str) -> None:
     ["<IMAGE><PATH>/a</PATH><PATH>/b</PATH></IMAGE>", "<IMAGE><PATH>/a</PATH></IMAGE><IMAGE><PATH>/b</PATH></IMAGE>"],
 )
 def test_an_element_that_is_there_twice_is_not_chosen_from(inner: str) -> None:
-    with pytest.raises(
-        InvalidInput, match="^IMAGE/PATH: '/b' is not accepted: the document must have this element only once.$"
-    ):
+    with refused(InvalidInput, says="IMAGE/PATH: '/b' is not accepted: the document must have this element only once."):
         document(inner).require("IMAGE/PATH")
 
 
 def test_elements_inside_a_text_are_refused() -> None:
-    with pytest.raises(InvalidInput, match="^IMAGE/PATH: '<b>' is not accepted: text is expected.$"):
+    with refused(InvalidInput, says="IMAGE/PATH: '<b>' is not accepted: text is expected."):
         document("<IMAGE><PATH>/a<b>c</b></PATH></IMAGE>")
 
 
 @pytest.mark.parametrize("text", ["-1", "1.5", "0x10", "1e3", "one", "٣", "9" * 19])
 def test_numbers_are_whole(text: str) -> None:
-    with pytest.raises(InvalidInput, match="^IMAGE/SIZE: '.*' is not accepted: a whole number is expected.$"):
+    with refused(InvalidInput, option="IMAGE/SIZE", value=text):
         document(f"<IMAGE><SIZE>{text}</SIZE></IMAGE>").read_number("IMAGE/SIZE")
 
 
 def test_numbers_that_stand_for_something_are_in_range() -> None:
     assert document("<IMAGE><TYPE>1</TYPE></IMAGE>").read_choice("IMAGE/TYPE", ("a", "b")) == "b"
-    with pytest.raises(InvalidInput, match="^IMAGE/TYPE: '2' is not accepted: a number from 0 to 1 is expected.$"):
+    with refused(InvalidInput, says="IMAGE/TYPE: '2' is not accepted: a number from 0 to 1 is expected."):
         document("<IMAGE><TYPE>2</TYPE></IMAGE>").read_choice("IMAGE/TYPE", ("a", "b"))
 
 
@@ -94,9 +93,9 @@ def test_numbers_that_stand_for_something_are_in_range() -> None:
     ],
 )
 def test_there_are_no_document_types_and_so_no_entities(doctype: str) -> None:
-    with pytest.raises(
+    with refused(
         InvalidInput,
-        match="^standard input: '<!DOCTYPE x' is not accepted: a document without a document type is expected.$",
+        says="standard input: '<!DOCTYPE x' is not accepted: a document without a document type is expected.",
     ):
         document("<IMAGE><PATH>&e;</PATH></IMAGE>", doctype)
 
@@ -107,7 +106,6 @@ def test_there_are_no_document_types_and_so_no_entities(doctype: str) -> None:
         b"",
         b"<",
         b"text",
-        b"<OTHER/>",
         f"<{ROOT}>".encode(),
         f"<{ROOT}>&e;</{ROOT}>".encode(),
         f"<{ROOT}/><{ROOT}/>".encode(),
@@ -118,9 +116,17 @@ def test_there_are_no_document_types_and_so_no_entities(doctype: str) -> None:
         f'<?xml version="1.0" encoding="{name}"?><{ROOT}/>'.encode() for name in ("nonsense", "utf-7", "idna", "base64")
     ],
 )
-def test_what_is_not_the_document_of_an_action(xml: bytes) -> None:
-    with pytest.raises(InvalidInput, match="^standard input: '.*' is not accepted: "):
+def test_what_is_not_xml(xml: bytes) -> None:
+    with refused(InvalidInput, says="standard input: * is not accepted: base64 of an XML document is expected (*)."):
         Document(xml)
+
+
+def test_what_is_not_the_document_of_an_action() -> None:
+    with refused(
+        InvalidInput,
+        says=f"standard input: '<OTHER>' is not accepted: a document with the root element {ROOT} is expected.",
+    ):
+        Document(b"<OTHER/>")
 
 
 def test_base64_may_have_lines() -> None:
@@ -133,9 +139,7 @@ def test_base64_may_have_lines() -> None:
     "encoded", [b"", b"\n", b"<x/>", b"QQ", b"QQ=", b"QQ==QQ==", b"Q!Q=", b"====", b"\xff\xff\xff\xff", b"QQ-_"]
 )
 def test_anything_but_base64_is_refused(encoded: bytes) -> None:
-    with pytest.raises(
-        InvalidInput, match="^standard input: '.*' is not accepted: base64 of an XML document is expected.$"
-    ):
+    with refused(InvalidInput, says="standard input: * is not accepted: base64 of an XML document is expected."):
         read_document(io.BytesIO(encoded))
 
 
@@ -148,7 +152,10 @@ def test_a_message_repeats_little_of_the_document() -> None:
 @pytest.mark.parametrize("size", [LONGEST + 1, 100 << 20])
 def test_a_document_that_is_too_long_is_not_parsed(size: int) -> None:
     encoded = base64.b64encode(b"<" * size)
-    with pytest.raises(InvalidInput, match="a document of at most 64 MiB is expected"):
+    with refused(
+        InvalidInput,
+        says="standard input: 'PDw8PDw8PDw8PDw8' is not accepted: a document of at most 64 MiB is expected.",
+    ):
         read_document(io.BytesIO(encoded))
 
 

@@ -30,6 +30,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.devices.m
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.devices.pci import has_free_slot
 from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap
+from refusal import refused
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "domain_xml"
 EVERY = sorted(path.name for path in FIXTURES.glob("*.xml"))
@@ -186,7 +187,11 @@ def test_a_private_numa_cell_is_named(default: str) -> None:
     root = domain(default + "<cpu><numa><cell id='0'/><cell id='1' memAccess='private'/></numa></cpu>")
     before = domain_xml.to_text(root)
     assert not memory_is_shared(root)
-    with pytest.raises(Conflict, match="cell '1'"):
+    with refused(
+        Conflict,
+        says="The NUMA cell '1' of the domain has memAccess='private' and virtiofs needs shared "
+        "memory: remove that attribute first.",
+    ):
         share_memory(root)
     assert domain_xml.to_text(root) == before
 
@@ -202,7 +207,12 @@ def test_a_private_memory_device_is_named(model: str) -> None:
     shared = "<memoryBacking><access mode='shared'/></memoryBacking>"
     root = domain_xml.parse(f"<domain>{shared}{DIMM.format(model=model, access=' access=' + repr('private'))}</domain>")
     assert not memory_is_shared(root)
-    with pytest.raises(Conflict, match=f"The {model} device of the NUMA cell '0' of the domain has access='private'"):
+    with refused(
+        Conflict,
+        says=f"The {model} device of the NUMA cell '0' of the domain has access='private' and virtiofs "
+        "needs shared memory: the guest hangs when a buffer lies in it; remove that attribute "
+        "first.",
+    ):
         share_memory(root)
     assert memory_is_shared(domain_xml.parse(f"<domain>{shared}{DIMM.format(model=model, access='')}</domain>"))
 

@@ -10,8 +10,9 @@ import uuid
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import LibvirtFailed
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import LibvirtFailed, LibvirtMissing
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.devices.disk_files import files_of_domains
+from refusal import refused
 
 DOMAIN = """
 <domain type='test' xmlns:test='http://libvirt.org/schemas/domain/test/1.0'>
@@ -82,5 +83,6 @@ def test_no_libvirt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has_library
     if not has_library:
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(LibvirtFailed, match="can't be reached" if has_library else "The command 'virsh' "):
-        files_of_domains("qemu+unix:///system?socket=/nonexistent/socket")
+    uri = "qemu+unix:///system?socket=/nonexistent/socket"
+    with refused(LibvirtMissing, names=[uri]) if has_library else refused(LibvirtFailed, names=["'virsh'"]):
+        files_of_domains(uri)

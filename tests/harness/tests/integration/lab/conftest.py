@@ -10,13 +10,24 @@ import os
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 
 class Traces:
     """The existing parts of the lab called *name*."""
+
+    #: The result of ``all_of`` for a removed lab.
+    NOTHING: ClassVar[dict[str, list[str]]] = {
+        "containers": [],
+        "networks": [],
+        "bridges": [],
+        "processes": [],
+        "mounts": [],
+        "namespaces": [],
+        "runtime": [],
+    }
 
     @staticmethod
     def podman(*arguments: str) -> str:

@@ -38,6 +38,11 @@ def test_resource_limits() -> None:
     assert probes.probe_resource_limits(0x1FFFEFFFFFF).precaution
 
 
+def test_the_device_of_hosts_with_a_kernel() -> None:
+    assert not probes.probe_tun(True).precaution
+    assert "modprobe tun" in probes.probe_tun(False).precaution
+
+
 def test_an_ordinary_podman_gets_no_configuration() -> None:
     assert (
         probes.format_containers_conf(
@@ -73,6 +78,12 @@ def test_podman_takes_what_this_machine_needs() -> None:
 
 def test_the_table_has_a_line_for_each_probe() -> None:
     lines = subprocess.run(["lab", "probe"], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert [line.split("  ")[0].strip() for line in lines] == ["cgroups", "service manager", "CAP_SYS_RESOURCE", "KVM"]
+    assert [line.split("  ")[0].strip() for line in lines] == [
+        "cgroups",
+        "service manager",
+        "CAP_SYS_RESOURCE",
+        "/dev/net/tun",
+        "KVM",
+    ]
     assert ("systemd" in lines[1] and "not systemd" not in lines[1]) == os.path.isdir("/run/systemd/system")
-    assert Path("/dev/kvm").exists() or "TCG" in lines[3]
+    assert Path("/dev/kvm").exists() or "TCG" in lines[4]

@@ -15,15 +15,6 @@ from typing import Any
 import pytest
 
 NAME = "removal"
-NOTHING: dict[str, list[str]] = {
-    "containers": [],
-    "networks": [],
-    "bridges": [],
-    "processes": [],
-    "mounts": [],
-    "namespaces": [],
-    "runtime": [],
-}
 LAB = f"name: {NAME}\nhosts:\n  hv1: {{kind: debian13}}\nguests:\n  rw: {{host: hv1}}\n"
 
 
@@ -44,7 +35,7 @@ def test_down_leaves_nothing_and_can_be_repeated(lab_file: Path, traces: Any) ->
     ids, links = traces.containers(NAME), traces.bridges(NAME)
     assert ids and links and traces.all_of(NAME, ids, links)["mounts"]
     down()
-    assert traces.all_of(NAME, ids, links) == NOTHING
+    assert traces.all_of(NAME, ids, links) == traces.NOTHING
     down()
 
 
@@ -62,7 +53,7 @@ def test_after_a_kill(lab_file: Path, moment: str, traces: Any) -> None:
         process.wait()
     ids, links = traces.containers(NAME), traces.bridges(NAME)
     down()
-    assert traces.all_of(NAME, ids, links) == NOTHING
+    assert traces.all_of(NAME, ids, links) == traces.NOTHING
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -75,7 +66,7 @@ def test_an_interrupted_up_removes_what_it_made(lab_file: Path, number: signal.S
         assert "Traceback" not in process.stderr.read()
     assert process.returncode == 128 + number
     assert ids and links
-    assert traces.all_of(NAME, ids, links) == NOTHING
+    assert traces.all_of(NAME, ids, links) == traces.NOTHING
 
 
 def test_after_a_kill_while_podman_starts_the_host(lab_file: Path, traces: Any) -> None:
@@ -92,7 +83,7 @@ def test_after_a_kill_while_podman_starts_the_host(lab_file: Path, traces: Any) 
     # Only here podman still runs after the kill.
     ids, links = traces.containers(NAME), traces.bridges(NAME)
     down()
-    assert traces.all_of(NAME, ids, links) == NOTHING
+    assert traces.all_of(NAME, ids, links) == traces.NOTHING
 
 
 def test_up_after_a_kill_begins_anew(lab_file: Path, traces: Any) -> None:
@@ -112,7 +103,7 @@ def test_up_after_a_kill_begins_anew(lab_file: Path, traces: Any) -> None:
     ids, links = traces.containers(NAME), traces.bridges(NAME)
     assert len(ids) == 1
     down()
-    assert traces.all_of(NAME, ids, links) == NOTHING
+    assert traces.all_of(NAME, ids, links) == traces.NOTHING
 
 
 def test_a_killed_build_of_a_tree_leaves_no_process_and_no_mount(lab_file: Path, tmp_path: Path, traces: Any) -> None:
@@ -132,7 +123,7 @@ def test_a_killed_build_of_a_tree_leaves_no_process_and_no_mount(lab_file: Path,
     assert set(Path("/tmp").glob("mmdebstrap*")) <= before
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     subprocess.run(["lab", "down", "--lab", NAME], check=True, env=environment, timeout=120)
-    assert traces.all_of(NAME, [], []) == NOTHING
+    assert traces.all_of(NAME, [], []) == traces.NOTHING
 
 
 def _builders(word: str) -> list[str]:
@@ -160,7 +151,7 @@ def test_a_failed_up_removes_what_it_made(lab_file: Path, tmp_path: Path, traces
     lab_file.write_text(LAB.replace("{host: hv1}", "{host: hv1, memory: 65536}"), encoding="utf-8")
     done = subprocess.run(["lab", "up", str(lab_file)], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 1 and "lab: " in done.stderr and "Traceback" not in done.stderr
-    assert traces.all_of(NAME, [], []) == NOTHING
+    assert traces.all_of(NAME, [], []) == traces.NOTHING
 
 
 KILLED_PYTEST = f"""
@@ -193,6 +184,6 @@ def test_the_watchdog_takes_the_lab_down_when_pytest_is_killed(tmp_path: Path, t
     )
     assert done.returncode == -signal.SIGKILL, done.stdout
     end = time.monotonic() + 60
-    while (left := traces.all_of(NAME, [], [])) != NOTHING and time.monotonic() < end:
+    while (left := traces.all_of(NAME, [], [])) != traces.NOTHING and time.monotonic() < end:
         time.sleep(0.2)
-    assert left == NOTHING
+    assert left == traces.NOTHING

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from lab import LabError, load_spec
+from refusal import refused
 
 GOOD: dict[str, Any] = {"name": "a-1", "hosts": {"hv1": {"kind": "debian13"}}, "guests": {"rw": {"host": "hv1"}}}
 
@@ -34,6 +35,13 @@ def test_a_cloud_guest_gets_more_memory_unless_told() -> None:
     )
 
 
+def test_a_host_with_a_kernel_of_its_own_has_memory() -> None:
+    hosts = {"nfs": {"kind": "uml"}, "hv1": {"kind": "uml", "memory": 512}, "c": {"kind": "debian13"}}
+    spec = load_spec({"name": "x", "hosts": hosts})
+    assert {name: host.memory for name, host in spec.hosts.items()} == {"nfs": 256, "hv1": 512, "c": None}
+    assert load_spec(spec.to_dict()) == spec
+
+
 def test_a_spec_survives_being_written_down() -> None:
     spec = load_spec(GOOD)
     assert load_spec(spec.to_dict()) == spec
@@ -57,6 +65,9 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ({"hosts": {}}, ["at least one host"]),
         ({"hosts": {"hv1": {"kind": "debian14"}}}, ["hosts.hv1.kind", "'debian14'", "debian13"]),
         ({"hosts": {"hv1": {"kinds": "debian13"}}}, ["'kinds'", "'kind'"]),
+        ({"hosts": {"hv1": {"kind": "uml", "memory": 64}}}, ["hosts.hv1.memory", "64", "128"]),
+        ({"hosts": {"hv1": {"kind": "debian13", "memory": 256}}}, ["hosts.hv1.memory", "256", "uml"]),
+        ({"hosts": {"hv1": {"kind": "uml"}}}, ["guests.rw.host", "'hv1'", "guests"]),
         ({"hosts": {"hv1": "debian13"}}, ["hosts.hv1", "mapping"]),
         ({"hosts": {1: {"kind": "debian13"}}}, ["hosts", "1"]),
         ({"guests": {"rw": {"host": "hv2"}}}, ["guests.rw.host", "'hv2'", "hv1"]),
@@ -71,10 +82,8 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_refused(change: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(LabError) as error:
+    with refused(LabError, names=words) as error:
         load_spec({**GOOD, **change})
-    for word in words:
-        assert word in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -88,5 +97,6 @@ def test_a_file_that_is_no_lab_file(tmp_path: Path, text: str) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="No such file"):
-        load_spec(tmp_path / "none.yml")
+    path = tmp_path / "none.yml"
+    with refused(LabError, says=f"The lab file '{path}' can't be read: No such file or directory."):
+        load_spec(path)

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import trio
+from refusal import refused
 from simulated_datastore import schema, settings
 from simulated_datastore.control import ControlServer, Method
 from simulated_datastore.daemon import Daemon
@@ -72,22 +73,32 @@ CLIENTS = {"clients": [{"client": "host1"}]}
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ({}, "'clients' is missing"),
-        ({"clients": []}, "empty list"),
-        ({**CLIENTS, "setings": {}}, "did you mean 'settings'"),
-        ({"clients": [{"client": "a", "profile": "nfs"}]}, "clients[0].profile"),
-        ({**CLIENTS, "rules": [{"ops": ["write"], "nth": 0}]}, "less than 1"),
-        ({**CLIENTS, "rules": [{"ops": ["write"], "nth": True}]}, "isn't of type integer"),
-        ({**CLIENTS, "steps": [{"run": "dd"}]}, "isn't of type array"),
-        ([], "isn't of type object"),
-        ({**CLIENTS, "steps": [{"crash": {"kep": "none"}}]}, "did you mean 'keep'"),
-        (None, "isn't of type object"),
+        ({}, "scenario: the key 'clients' is missing."),
+        ({"clients": []}, "scenario.clients: an empty list, at least 1 is needed."),
+        (
+            {**CLIENTS, "setings": {}},
+            "scenario: there is no key 'setings' (did you mean 'settings'?), accepted are name, backing, clock, "
+            "clients, settings, rules, steps.",
+        ),
+        (
+            {"clients": [{"client": "a", "profile": "nfs"}]},
+            "scenario.clients[0].profile: 'nfs' isn't one of local, nfs3, nfs4.2 (did you mean 'nfs3'?).",
+        ),
+        ({**CLIENTS, "rules": [{"ops": ["write"], "nth": 0}]}, "scenario.rules[0].nth: 0 is less than 1."),
+        ({**CLIENTS, "rules": [{"ops": ["write"], "nth": True}]}, "scenario.rules[0].nth: True isn't of type integer."),
+        ({**CLIENTS, "steps": [{"run": "dd"}]}, "scenario.steps[0].run: 'dd' isn't of type array."),
+        ([], "scenario: [] isn't of type object."),
+        (
+            {**CLIENTS, "steps": [{"crash": {"kep": "none"}}]},
+            "scenario.steps[0].crash: there is no key 'kep' (did you mean 'keep'?), accepted are keep, names, seed, "
+            "count, state, restart.",
+        ),
+        (None, "scenario: None isn't of type object."),
     ],
 )
 def test_a_scenario_that_is_wrong(data: Any, says: str) -> None:
-    with pytest.raises(SimulatedDatastoreError) as caught:
+    with refused(SimulatedDatastoreError, says=says):
         schema.check(data)
-    assert says in str(caught.value)
 
 
 def test_the_schema_has_what_can_be_set() -> None:
@@ -134,15 +145,18 @@ def test_a_bug_in_a_method_is_answered(tmp_path: Path, caplog: pytest.LogCapture
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"state": "bogus"}, "read-only"),
-        ({"state": "slow", "delay": -1}, "delay"),
-        ({"state": "down", "error": "EOI"}, "isn't the name of an error"),
-        ({"crash_tracking": "no"}, "true nor false"),
+        ({"state": "bogus"}, "set.state: 'bogus' isn't one of up, slow, hung, down, read-only, stale."),
+        ({"state": "slow", "delay": -1}, "set.delay: -1 is less than 0."),
+        (
+            {"state": "down", "error": "EOI"},
+            "error: 'EOI' isn't the name of an error like EIO or ENOSPC (did you mean 'ENOCSI'?).",
+        ),
+        ({"crash_tracking": "no"}, "crash_tracking: 'no' is neither true nor false."),
     ],
 )
 def test_nothing_is_set_when_the_last_setting_is_wrong(wrong: dict[str, Any], says: str) -> None:
     """Run without a control, so that setting any value first would fail differently."""
-    with pytest.raises(SimulatedDatastoreError, match=says):
+    with refused(SimulatedDatastoreError, says=says):
         settings.apply(None, {"size": 10 << 20, **wrong})  # type: ignore[arg-type]
 
 

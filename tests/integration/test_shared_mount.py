@@ -1,0 +1,350 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The modules ``shared_mount`` and ``shared_mount_info`` with a real NFS server and two clients, each with a kernel of
+its own. Other tools verify the results.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from lab import Lab
+
+Module = Callable[..., dict[str, Any]]
+DATA = "/srv/vmstore"
+POINT = "/mnt/vmstore"
+SERVICE = 9869
+UUID = re.compile(r"[0-9a-f-]{36}")
+CLEAN_CLIENT = f"umount -a -f -l -t nfs,nfs4; rm -rf {POINT}; sed -i /nfs/d /etc/fstab"
+CLEAN_SERVER = f"""
+exportfs -ua
+umount /srv/other 2>/dev/null || true
+rm -rf /srv/* /etc/exports.d/*
+mkdir -p {DATA} /srv/other
+chown {SERVICE}:{SERVICE} {DATA} /srv/other
+"""
+
+
+class Site:
+    """The server ``nfs`` and its clients ``frontend`` and ``hv1``."""
+
+    def __init__(self, lab: Lab, module: Module) -> None:
+        self.lab = lab
+        self.hosts = lab.hosts()
+        self._module = module
+
+    def sh(self, script: str, host: str) -> str:
+        return str(self.hosts[host].execute("sh", "-ec", script).stdout)
+
+    def export(self, options: str = "rw,no_root_squash,no_subtree_check", path: str = DATA) -> None:
+        self.sh(f"exportfs -o {options} '*:{path}'", "nfs")
+
+    def source(self, path: str = DATA) -> str:
+        return f"{self.hosts['nfs'].address}:{path}"
+
+    def mount(self, host: str = "frontend", **options: object) -> dict[str, Any]:
+        return self._module(host, "shared_mount", **{"path": POINT, "source": self.source(), **options})
+
+    def info(self, host: str = "frontend", **options: object) -> list[dict[str, Any]]:
+        return self._module(host, "shared_mount_info", user="service", **options)["mounts"]
+
+    def mounted(self, host: str = "frontend") -> str:
+        """Return source and options according to findmnt, or an empty text."""
+        return self.sh(f"findmnt --noheadings --output SOURCE,OPTIONS {POINT} || true", host)
+
+    def entries(self, host: str = "frontend") -> list[str]:
+        return [line for line in self.sh("cat /etc/fstab", host).splitlines() if "nfs" in line.split()]
+
+
+@pytest.fixture(scope="module")
+def nfs_site(nfs_lab: Lab, module_in: Callable[[Lab], Module]) -> Site:
+    site = Site(nfs_lab, module_in(nfs_lab))
+    for host in site.hosts:
+        site.sh(
+            f"groupadd --gid {SERVICE} service; useradd --uid {SERVICE} --gid service --no-create-home service", host
+        )
+    site.sh("systemctl start nfs-server", "nfs")
+    return site
+
+
+@pytest.fixture
+def site(nfs_site: Site) -> Iterator[Site]:
+    """Return the hosts without exports and mounts, before and after the test."""
+    clean(nfs_site)
+    yield nfs_site
+    clean(nfs_site)
+
+
+def clean(site: Site) -> None:
+    for host in ("frontend", "hv1"):
+        site.sh(CLEAN_CLIENT, host)
+    site.sh(CLEAN_SERVER, "nfs")
+
+
+def names(result: dict[str, Any]) -> list[str]:
+    return [action["name"] for action in result["actions"]]
+
+
+def test_check_run_again_check_again(site: Site) -> None:
+    site.export()
+    desired = {
+        **{"owner": "service", "group": "service", "mode": "0750", "marker": "create"},
+        "verify": {"user": "service", "actions": ["create", "chmod", "chown", "lock"]},
+    }
+    steps = [
+        *("create directory", "add fstab entry", "mount"),
+        *("change root directory", "create marker"),
+    ]
+    checked = site.mount(check=True, **desired)
+    assert names(checked) == steps
+    assert (site.mounted(), site.entries(), site.sh(f"ls -A {DATA}", "nfs")) == ("", [], "")
+    done = site.mount(**desired)
+    assert names(done) == steps
+    assert site.mounted().split()[0] == site.source()
+    assert {"vers=4.2", "hard"} <= set(site.mounted().split()[1].split(","))
+    assert site.sh(f"stat -c '%u:%g %a' {DATA}", "nfs") == f"{SERVICE}:{SERVICE} 750\n"
+    marker = site.sh(f"cat {DATA}/.granary-store", "nfs").strip()
+    assert done["mount"]["marker"] == marker
+    assert UUID.fullmatch(marker)
+    assert site.sh(f"ls -A {DATA}", "nfs") == ".granary-store\n"
+    entry = f"{site.source()} {POINT} nfs vers=4.2,hard,nconnect=4,_netdev,nofail 0 0"
+    assert site.entries() == [entry]
+    for check in (False, True):
+        again = site.mount(check=check, **desired)
+        assert (again["changed"], again["mount"]) == (False, done["mount"])
+    (seen,) = site.info()
+    assert {key: seen[key] for key in ("state", "version", "protocol", "marker", "fstype")} == {
+        **{"state": "ok", "version": "4.2", "protocol": "tcp", "marker": marker, "fstype": "nfs4"}
+    }
+    assert seen["access"] == {"read": True, "write": True, "search": True}
+    assert 0 < seen["free_bytes"] <= seen["total_bytes"]
+    absent = site.mount(state="absent")
+    assert names(absent) == ["remove fstab entry", "unmount"]
+    assert (site.mounted(), site.entries()) == ("", [])
+    assert site.mount(state="absent")["changed"] is False
+
+
+def test_two_hosts_have_the_same_store(site: Site) -> None:
+    site.export()
+    marker = site.mount(marker="create")["mount"]["marker"]
+    assert site.mount("hv1", marker=marker)["mount"]["marker"] == marker
+    site.sh(f"setpriv --reuid=service --regid=service --clear-groups touch {POINT}/mine", "hv1")
+    assert site.sh(f"stat -c %U {POINT}/mine", "frontend") == "service\n"
+
+
+def test_another_store_at_the_path_is_refused_and_nothing_stays(site: Site) -> None:
+    site.export()
+    site.export(path="/srv/other")
+    marker = site.mount(marker="create")["mount"]["marker"]
+    other = site.mount("hv1", source=site.source("/srv/other"), marker="create")["mount"]["marker"]
+    site.mount("hv1", state="absent")
+    for check in (True, False):
+        refused = site.mount("hv1", source=site.source("/srv/other"), marker=marker, check=check)
+        assert "msg" in refused
+        assert marker in refused["msg"]
+        assert other in refused["msg"]
+        assert (site.mounted("hv1"), site.entries("hv1")) == ("", [])
+        assert site.sh(f"ls -d {POINT} 2>&1 || true", "hv1").startswith("ls: cannot access") or not check
+
+
+def test_an_export_that_is_not_there(site: Site) -> None:
+    checked = site.mount(check=True)
+    assert "msg" not in checked
+    assert DATA in checked["warnings"]
+    refused = site.mount()
+    assert f"doesn't export {DATA}" in refused["msg"]
+    assert (site.mounted(), site.entries()) == ("", [])
+    assert site.sh(f"ls -d {POINT} 2>&1 || true", "frontend").startswith("ls: cannot access")
+
+
+def test_other_options_remount_or_refuse(site: Site) -> None:
+    site.export()
+    site.mount()
+    assert names(site.mount(options=["noatime"])) == ["replace fstab entry", "remount"]
+    assert "noatime" in site.mounted()
+    refused = site.mount(options=["noatime", "vers=4.1"])
+    assert "msg" in refused
+    assert "vers" in refused["msg"]
+    assert "vers=4.2" in site.mounted()
+    assert "vers=4.1" not in site.entries()[0]
+    done = site.mount(options=["noatime", "vers=4.1"], remount="unmount")
+    assert names(done) == ["replace fstab entry", "unmount", "mount"]
+    assert "vers=4.1" in site.mounted()
+    assert site.mount(options=["vers=4.1", "noatime"])["changed"] is False
+    frozen = site.mount(remount="never")
+    assert "msg" in frozen
+
+
+def test_a_mount_in_use_stays_and_its_user_is_named(site: Site) -> None:
+    site.export()
+    site.mount()
+    site.sh(f"cd {POINT} && (exec -a holder sleep 1000 >/dev/null 2>&1 & )", "frontend")
+    refused = site.mount(options=["vers=4.1"], remount="unmount")
+    assert "msg" in refused
+    assert "sleep (" in refused["msg"]
+    assert "vers=4.2" in site.mounted()
+    assert "vers=4.1" not in site.entries()[0]
+    assert [user.split()[0] for user in site.info()[0]["processes"]] == ["sleep"]
+    site.sh("pkill sleep", "frontend")
+
+
+@pytest.mark.parametrize("version", ["4.2", "3"])
+def test_locks_exclude_across_hosts(site: Site, version: str) -> None:
+    if version == "3":
+        site.sh("nfsconf --set nfsd vers3 y && systemctl restart nfs-server", "nfs")
+        for host in ("nfs", "frontend", "hv1"):
+            site.sh("systemctl start rpcbind rpc-statd", host)
+    site.export()
+    for host in ("frontend", "hv1"):
+        verify = {"user": "service", "actions": ["lock"]}
+        site.mount(host, options=[f"vers={version}"], owner="service", verify=verify)
+        assert f"vers={version}" in site.mounted(host)
+    hold = f"flock --exclusive {POINT}/lock sh -c 'echo held > {POINT}/held; sleep 1000'"
+    site.sh(f"({hold} >/dev/null 2>&1 & ); until [ -s {POINT}/held ]; do :; done", "frontend")
+    tried = site.sh(f"flock --nonblock --conflict-exit-code 7 {POINT}/lock true || echo $?", "hv1")
+    site.sh("pkill sleep", "frontend")
+    assert tried == "7\n"
+
+
+def test_root_that_the_server_squashes(site: Site) -> None:
+    site.export("rw,root_squash,no_subtree_check")
+    refused = site.mount(mode="0700")
+    assert "root_squash" in refused["msg"]
+    assert site.mounted() == ""
+    done = site.mount(marker="create", verify={"user": "service", "actions": ["create", "chmod", "lock"]})
+    assert site.sh(f"stat -c %u {DATA}/.granary-store", "nfs") == f"{SERVICE}\n"
+    assert site.mount(marker=done["mount"]["marker"])["changed"] is False
+    refused = site.mount(verify={"user": "service", "actions": ["chown"]})
+    assert "no_root_squash" in refused["msg"]
+    assert site.sh(f"ls -A {DATA}", "nfs") == ".granary-store\n"
+
+
+def test_everybody_whom_the_server_squashes(site: Site) -> None:
+    site.export("rw,all_squash,no_subtree_check")
+    site.sh(f"chmod 0777 {DATA}", "nfs")
+    refused = site.mount(verify={"user": "service"})
+    assert "all_squash" in refused["msg"]
+    assert (site.mounted(), site.sh(f"ls -A {DATA}", "nfs")) == ("", "")
+    site.sh("exportfs -ua", "nfs")
+    site.export(f"rw,all_squash,anonuid={SERVICE},anongid={SERVICE},no_subtree_check")
+    site.mount(verify={"user": "service"})
+    assert site.mounted() != ""
+
+
+def test_a_directory_with_files_is_not_hidden(site: Site) -> None:
+    site.export()
+    site.sh(f"mkdir {POINT} && echo precious > {POINT}/file", "frontend")
+    for check in (True, False):
+        refused = site.mount(check=check)
+        assert "'file'" in refused["msg"]
+        assert (site.mounted(), site.entries()) == ("", [])
+    assert names(site.mount(nonempty=True)) == ["add fstab entry", "mount"]
+    site.mount(state="absent")
+    assert site.sh(f"cat {POINT}/file", "frontend") == "precious\n"
+
+
+def test_a_server_that_is_away(site: Site) -> None:
+    site.export()
+    site.mount()
+    nfs = site.hosts["nfs"]
+    nfs.pause()
+    try:
+        (seen,) = site.info(timeout=3)
+        assert (seen["state"], seen["total_bytes"]) == ("stale", None)
+        refused = site.mount(options=["noatime"], timeout=3)
+        assert "msg" in refused
+        assert "within 3 seconds" in refused["msg"]
+        assert "noatime" not in site.entries()[0]
+        refused = site.mount("hv1", timeout=3)
+        assert "msg" in refused
+        assert site.entries("hv1") == []
+    finally:
+        nfs.resume()
+    assert site.mount(options=["noatime"])["changed"]
+    assert site.info()[0]["state"] == "ok"
+
+
+def test_a_mount_whose_server_is_gone_for_good(site: Site) -> None:
+    site.export()
+    site.mount()
+    nfs = site.hosts["nfs"]
+    nfs.pause()
+    try:
+        assert names(site.mount(state="absent", lazy=True, timeout=3)) == ["remove fstab entry", "detach"]
+    finally:
+        nfs.resume()
+    assert (site.mounted(), site.entries()) == ("", [])
+
+
+def test_a_server_that_reboots(site: Site) -> None:
+    """The mount comes back by itself, and so does the export, which is in a file."""
+    line = f"{DATA} *(rw,no_root_squash,no_subtree_check,fsid=7)"
+    site.sh(
+        f"mkdir -p /etc/exports.d; echo '{line}' > /etc/exports.d/t.exports; systemctl enable nfs-server; exportfs -ra",
+        "nfs",
+    )
+    marker = site.mount(marker="create")["mount"]["marker"]
+    site.hosts["nfs"].reboot()
+    (seen,) = site.info(timeout=60)
+    assert (seen["state"], seen["marker"]) == ("ok", marker)
+    site.sh("systemctl disable nfs-server", "nfs")
+    site.sh("systemctl start nfs-server", "nfs")
+
+
+def test_a_mount_that_comes_back_with_the_host(site: Site) -> None:
+    site.export()
+    site.mount(marker="create")
+    site.hosts["frontend"].reboot()
+    site.sh("systemctl start remote-fs.target", "frontend")
+    assert site.mounted().split()[0] == site.source()
+
+
+def test_a_datastore_is_used_only_while_its_store_is_mounted(site: Site) -> None:
+    catalog = "/var/tmp/catalog.sqlite"
+    site.export()
+    marker = site.mount(marker="create")["mount"]["marker"]
+    site.sh(f"rm -f {catalog}*", "frontend")
+    module = site._module
+    datastore = {"name": "nas", "ds_driver": "fs", "tm_driver": "shared", "shared": True, "marker": marker}
+    module("frontend", "datastore", catalog=catalog, base_path=f"{POINT}/100", **datastore)
+    image = {"datastore": "nas", "type": "datablock", "size": "1M", "catalog": catalog}
+    made = module("frontend", "image", name="one", **image)
+    assert site.sh(f"stat -c %s {DATA}/100/*", "nfs") == f"{1 << 20}\n"
+    site.mount(state="unmounted")
+    refused = module("frontend", "image", name="two", **image)
+    assert "msg" in refused
+    assert site.sh(f"ls -A {POINT}", "frontend") == ""
+    (info,) = [one for one in module("frontend", "datastore_info", catalog=catalog)["datastores"] if one["id"] == 100]
+    assert info["monitor_error"]
+    site.mount()
+    assert module("frontend", "image", name="two", **image)["changed"]
+    assert made["image"]["path"].startswith(f"{POINT}/100/")
+
+
+def test_a_datastore_that_its_driver_mounts(site: Site) -> None:
+    catalog = "/var/tmp/catalog.sqlite"
+    site.export()
+    site.sh(f"rm -f {catalog}*; mkdir -p {POINT}", "frontend")
+    module = site._module
+    attributes = {"nfs_auto_enable": True, "nfs_auto_host": site.hosts["nfs"].address, "nfs_auto_path": DATA}
+    datastore = {"name": "auto", "ds_driver": "fs", "tm_driver": "shared", "attributes": attributes}
+    module("frontend", "datastore", catalog=catalog, base_path=POINT, **datastore)
+    image = {"datastore": "auto", "type": "datablock", "size": "1M", "catalog": catalog}
+    checked = module("frontend", "image", name="one", check=True, **image)
+    assert (checked["changed"], site.mounted()) == (True, "")
+    assert module("frontend", "image", name="one", **image)["changed"]
+    assert site.mounted().split()[0] == site.source()
+    assert site.sh(f"stat -c %s {DATA}/*", "nfs") == f"{1 << 20}\n"
+    assert module("frontend", "image", name="one", **image)["changed"] is False
+
+
+def test_a_locked_out_user_is_told_which_directory_is_closed(site: Site) -> None:
+    site.export()
+    site.sh("mkdir -p /mnt/closed && chmod 0700 /mnt/closed", "frontend")
+    refused = site.mount(path="/mnt/closed/store", verify={"user": "service"})
+    assert "/mnt/closed is closed" in refused["msg"]
+    assert "/mnt/closed" not in site.sh("cat /proc/mounts", "frontend")
+    site.sh("rm -rf /mnt/closed", "frontend")
