@@ -219,6 +219,16 @@ def test_words_with_the_same_meaning_may_come_together(words: list[str]) -> None
     assert NFS_OPTIONS.check("options", words) == tuple(words)
 
 
+def test_a_trial_starts_no_daemon_for_locks() -> None:
+    """rpc.statd would keep the mount of the trial."""
+    settings = NFS_OPTIONS.desired_settings(["vers=3", "hard", "local_lock=flock", "lock"])
+    tried = Nfs().for_trial(settings)
+    assert {setting for setting in settings if tried.get(setting) != settings[setting]} == {"lock", "local_lock"}
+    assert (tried["lock"], "local_lock" in tried) == ("nolock", False)
+    version_4 = NFS_OPTIONS.desired_settings(["vers=4.2", "hard"])
+    assert Nfs().for_trial(version_4) == version_4
+
+
 # Sources
 
 

@@ -19,6 +19,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     StaleState,
     VmstoreError,
 )
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mount import store
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.store import (
     MARKER,
     StoreRoot,
@@ -88,15 +89,31 @@ def test_a_store_without_hard_links(error: str, datastore) -> None:
     assert read_root(str(datastore.path())).marker == UUID
 
 
-def test_without_hard_links_the_marker_of_another_host_stays(datastore) -> None:
-    """The other host creates its marker after this one has found none."""
-    with datastore.fault("link", "EPERM") as rule:
-        (datastore.backing / MARKER).write_text(f"{OTHER}\n")
-        with pytest.raises(Conflict):
-            create_marker(str(datastore.path()), UUID)
-    assert rule.hits <= 1
-    assert (datastore.backing / MARKER).read_text() == f"{OTHER}\n"
-    assert os.listdir(datastore.backing) == [MARKER]
+def test_without_hard_links_the_marker_of_another_host_stays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other host creates its marker at the worst moment."""
+
+    def link(*_names: object, **_directories: object) -> None:
+        (root / MARKER).write_text(f"{OTHER}\n")
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(Conflict) as refusal:
+        create_marker(str(root), UUID)
+    assert OTHER in str(refusal.value)
+    assert (root / MARKER).read_text() == f"{OTHER}\n"
+    assert os.listdir(root) == [MARKER]
+
+
+def test_a_marker_that_another_host_removes_meanwhile(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An NFS client still knows the name (ESTALE), and finds the truth at the second look."""
+    answers = [OSError(errno.ESTALE, os.strerror(errno.ESTALE)), FileNotFoundError(errno.ENOENT, "")]
+
+    def open_file(_directory: int, _name: str) -> int:
+        raise answers.pop(0)
+
+    monkeypatch.setattr(store, "open_file_at", open_file)
+    assert read_root(str(root)).marker is None
+    assert answers == []
 
 
 def test_a_marker_is_there_wholly_or_not_at_all(walk_faults) -> None:

@@ -107,7 +107,9 @@ def unmount_with_deadline(seconds: float, path: str) -> None:
     try:
         run_with_deadline(seconds, doing, functools.partial(commands.unmount, made))
     except TimedOut:
-        run_with_deadline(seconds, doing, functools.partial(commands.detach, made))
+        # The call waits for the server, too, once the mount has left the table.
+        if made.mount_id in {mount.mount_id for mount in read_mounts()}:
+            run_with_deadline(seconds, doing, functools.partial(commands.detach, made))
 
 
 def remount(file_system: FileSystemType, live: Mount, before: Mapping[str, str], after: Mapping[str, str]) -> None:

@@ -193,7 +193,7 @@ class SharedMountService(MountService):
             plan.further = functools.partial(self._plan_mounted, plan, path)
         elif self.file_system.can_be_tried:
             try:
-                plan.actions += self._plan_store(plan, path, self._try(settings))
+                plan.actions += self._plan_store(plan, path, self._try(path, settings))
             except (CommandFailed, DependencyMissing) as error:
                 # An earlier task of the play may export the store.
                 self.report_missing(plan, DependencyMissing(str(error)), is_planned=True)
@@ -227,11 +227,11 @@ class SharedMountService(MountService):
     def _read(self, path: str) -> StoreRoot:
         return self._within(f"Reading the store on {path}", functools.partial(store.read_root, path))
 
-    def _try(self, settings: Mapping[str, str]) -> StoreRoot:
+    def _try(self, path: str, settings: Mapping[str, str]) -> StoreRoot:
         """Return the root of the store without mounting it for this host."""
         self.file_system.require_supported()
         source = str(self.desired.source)
-        return try_mount(self.desired.timeout, self.file_system, source, settings, store.read_root)
+        return try_mount(self.desired.timeout, self.file_system, source, path, settings, store.read_root)
 
     def _plan_root(self, path: str, before: StoreRoot, after: StoreRoot) -> list[Action]:
         if before == after:
