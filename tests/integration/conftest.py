@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ansible_process
 import pytest
 import yaml
 from lab import Lab
@@ -55,7 +56,7 @@ def site(lab_factory: Callable[[dict[str, Any]], Lab]) -> Lab:
     playbook = lab.state / "hypervisors.yml"
     playbook.write_text(play)
     command = [str(ANSIBLE.with_name("ansible-playbook")), "-i", str(lab.inventory), str(playbook)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = ansible_process.run(command)
     assert done.returncode == 0, done.stdout + done.stderr
     return lab
 
@@ -99,7 +100,7 @@ def run_modules(lab: Lab) -> Callable[..., dict[str, Any]]:
             "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1",
             "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal",
         }
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        done = ansible_process.run(command, environment=environment)
         assert "=> {" in done.stdout, done.stdout + done.stderr
         result = json.loads(done.stdout[done.stdout.index("=> {") + 3 :])
         assert "Traceback" not in done.stdout + done.stderr
@@ -222,12 +223,7 @@ def drivers_play(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]
         }
         (playbook := tmp_path_factory.mktemp("play") / "play.yml").write_text(json.dumps([play]))
         command = [str(ANSIBLE.with_name("ansible-playbook")), "-i", "localhost,", *arguments, str(playbook)]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = ansible_process.run(command)
         assert (done.returncode != 0) == fails, done.stdout + done.stderr
         return done.stdout
 
