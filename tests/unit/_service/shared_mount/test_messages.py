@@ -123,8 +123,8 @@ def test_an_automount_point(fake_host) -> None:
     fake_host.live(f"{fake_host.point} rw - autofs systemd-1 rw")
     says = (
         f"The path {fake_host.point} is an automount point (systemd-1 (type autofs) on {fake_host.point}), which "
-        "mounts by itself: remove that from the configuration of the automounter or from fstab (x-systemd.automount), or take "
-        "another path."
+        "mounts by itself: remove that from the configuration of the automounter or from fstab (x-systemd.automount), "
+        "or take another path."
     )
     with refused(Conflict, says=says):
         fake_host.plan()
