@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+import ansible_process
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core import command, errors, records
 from ansible_collections.granary.vmstore.plugins.module_utils._core.words import FRONT_END
@@ -1035,9 +1036,7 @@ def test_an_engine_in_a_module_of_ansible(bridges: Any, tmp_path: Path) -> None:
         "local",
         str(playbook),
     ]
-    done = subprocess.run(
-        [*command, "-e", f"ansible_python_interpreter={sys.executable}"], capture_output=True, text=True, check=False
-    )
+    done = ansible_process.run([*command, "-e", f"ansible_python_interpreter={sys.executable}"])
     assert done.returncode == 0, done.stdout
     (found,) = json.loads(answer.read_text())["datastores"]
     assert found["monitor_error"] is None

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import ansible_process
+
 ANSIBLE = Path(sys.executable).with_name("ansible")
 
 
@@ -34,9 +36,7 @@ def run(*, check: bool = False, **options: str) -> dict[str, Any]:
         "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal",
         "ANSIBLE_NOCOLOR": "1",
     }
-    done = subprocess.run(
-        [*command, *(["--check"] if check else [])], capture_output=True, text=True, check=False, env=environment
-    )
+    done = ansible_process.run([*command, *(["--check"] if check else [])], environment=environment)
     return json.loads(done.stdout[done.stdout.index("=> {") + 3 :])
 
 

@@ -7,12 +7,11 @@ A host is a real NFS server, and others mount its exports.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ SERVICE = 9869
 CLEAN_CLIENT = f"umount -a -f -l -t nfs,nfs4 || true; mkdir -p {POINT}"
 CLEAN_SERVER = (
     "rm -rf /etc/exports.d/* /etc/nfs.conf.d/granary-vmstore.conf; : >/etc/exports; systemctl start nfs-server; "
+    "grep -q +3 /proc/fs/nfsd/versions || systemctl restart nfs-server; "
     f"exportfs -ra; umount -q /srv/other || true; rm -rf /srv/*; install -d -m 1777 {DATA}"
 )
 
@@ -87,10 +87,10 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def shared_site(lab_factory: Callable[[dict[str, Any]], Lab], module_in: Callable[[Lab], Module]) -> Site:
-    spec = yaml.safe_load((HERE / "labs" / "shared.yml").read_text())
-    lab = lab_factory({**spec, "name": f"nfs-{os.getpid()}"})
-    return Site(lab, module_in(lab))
+def shared_site(nfs_lab: Lab, module_in: Callable[[Lab], Module]) -> Iterator[Site]:
+    site = Site(nfs_lab, module_in(nfs_lab))
+    yield site
+    site.clean()
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ansible_process
 import pytest
 from documentation import ROOT, block
 from lab import Lab
@@ -25,13 +26,10 @@ def play(site: Lab, tmp_path: Path) -> Playbook:
     def run(text: str, *arguments: str) -> dict[str, str]:
         playbook = tmp_path / "playbook.yml"
         playbook.write_text(text, encoding="utf-8")
-        done = subprocess.run(
-            ["ansible-playbook", "-i", str(site.inventory), str(playbook), *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
+        done = ansible_process.run(
+            ["ansible-playbook", "-i", site.inventory, playbook, *arguments],
             # The environment of a user without settings.
-            env={**os.environ, "ANSIBLE_PIPELINING": "0"},
+            environment={**os.environ, "ANSIBLE_PIPELINING": "0"},
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return dict(re.findall(r"^(\w+) +: .*changed=(\d+)", done.stdout, re.MULTILINE))

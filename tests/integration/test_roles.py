@@ -7,12 +7,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ansible_process
 import pytest
 import yaml
 from documentation import ROOT, block
@@ -63,12 +63,7 @@ def roles(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Playbook:
             *arguments,
             str(playbook),
         ]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = ansible_process.run(command)
         assert (done.returncode != 0) == fails, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -245,12 +240,7 @@ def run(lab: Lab, tmp_path: Path) -> Callable[..., str]:
             *arguments,
             playbook,
         ]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = ansible_process.run(command)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -401,8 +391,9 @@ def test_the_site_can_be_checked_before_anything_of_it_is_there(
     ]
     if frontend == "fresh":
         # The front-end is complete, so that only the export is planned, on a still unprepared hypervisor.
-        subprocess.run([*command, "--limit", "fresh"], capture_output=True, check=True)
-    done = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False)
+        done = ansible_process.run([*command, "--limit", "fresh"])
+        assert done.returncode == 0, done.stdout + done.stderr
+    done = ansible_process.run([*command, "--check"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert count_changes(done.stdout) > 0
     assert execute("blank", "ls", "/var/lib/one", WRAPPER, check=False) == ""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ansible_process
 import pytest
 import yaml
 from documentation import block
@@ -28,13 +28,7 @@ Execute = Callable[..., str]
 
 def ansible(*arguments: str | Path, fails: bool = False) -> str:
     """Run the playbook and return its output."""
-    command = [PLAYBOOK, *arguments]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = ansible_process.run([PLAYBOOK, *arguments])
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -7,12 +7,12 @@ virtio-fs devices.
 from __future__ import annotations
 
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ansible_process
 import pytest
 import yaml
 from lab import Lab
@@ -343,7 +343,9 @@ def test_the_role(guest: Guest, tmp_path: Path) -> None:
             str(guest.site.inventory),
             str(tmp_path / "play.yml"),
         ]
-        return subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-2]
+        done = ansible_process.run(argv)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.splitlines()[-2]
 
     assert "changed=1" in recap()
     assert guest.fstab() == [f"one-1 {POINT} virtiofs nofail 0 0", "one-2 /mnt/two virtiofs ro,nofail 0 0"]

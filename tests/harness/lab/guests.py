@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
+from . import machine_python
 from .access import WAIT_FOR_SSH
 from .errors import LabError
 from .hosts import LAB_DIRECTORY, Host
@@ -98,6 +99,7 @@ class Guest:
             Entry("lab/etc/hostname", f"{self.name}\n".encode()),
             Entry("lab/etc/ssh/ssh_host_ed25519_key", key.read_bytes(), 0o600),
             Entry("lab/etc/ssh/lab_authorized_keys", authorized_keys),
+            *(Entry(f"lab{path}", file.read_bytes()) for file, path in machine_python.list_files().items()),
         ]
         initrd = self.host.files / f"{self.name}.initrd"
         initrd.write_bytes((image / "initrd").read_bytes() + build_archive(own))

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import access, trees
+from . import access, machine_python, trees
 from .errors import LabError
 from .podman import Podman
 from .run import run, shorten_output
@@ -176,13 +176,13 @@ class ContainerHost(Host):
     """A privileged container with systemd as PID 1, for libvirt."""
 
     def create(self, neighbours: Mapping[str, str], shared: Mapping[Path, str]) -> None:
-        directories = {self.files: f"{LAB_DIRECTORY}/host", **shared}
+        mounted = {self.files: f"{LAB_DIRECTORY}/host", **shared, **machine_python.list_files()}
         self._run(
             neighbours,
             [
                 "--systemd=always",
                 "--privileged",
-                *(f"--volume={directory}:{path}:ro" for directory, path in directories.items()),
+                *(f"--volume={source}:{path}:ro" for source, path in mounted.items()),
             ],
             trees.build_tree(self.kind),
             ["/bin/sh", "-c", _INIT],

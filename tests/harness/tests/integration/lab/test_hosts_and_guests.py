@@ -214,6 +214,8 @@ def test_ansible_uses_the_inventory(lab: Lab) -> None:
     assert done.stdout.count('"ping": "pong"') == 3, done.stdout + done.stderr
     sockets = [path for path in lab.runtime.iterdir() if path.is_socket()]
     assert len(sockets) == 3
+    # Python has kept the compiled modules (lab.machine_python).
+    assert all(int(lab.ssh(name, "ls /var/cache/granary-lab-python | wc -l")) > 20 for name in ("hv1", "old", "rw"))
 
 
 @pytest.mark.parametrize(
