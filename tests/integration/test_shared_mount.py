@@ -348,3 +348,27 @@ def test_a_locked_out_user_is_told_which_directory_is_closed(site: Site) -> None
     assert "/mnt/closed is closed" in refused["msg"]
     assert "/mnt/closed" not in site.sh("cat /proc/mounts", "frontend")
     site.sh("rm -rf /mnt/closed", "frontend")
+
+
+def test_a_store_that_the_server_has_lost(site: Site) -> None:
+    site.export()
+    site.sh(f"mkdir {DATA}/sub", "nfs")
+    desired = {"source": site.source(f"{DATA}/sub")}
+    site.mount(**desired)
+    site.sh(f"rmdir {DATA}/sub; mkdir {DATA}/sub", "nfs")
+    (seen,) = site.info()
+    assert (seen["state"], seen["reason"]) == ("stale", "Stale file handle")
+    refused = site.mount(**desired)
+    assert "remount=unmount" in refused["msg"]
+    assert names(site.mount(remount="unmount", **desired)) == ["unmount", "mount"]
+    site.sh(f"rmdir {DATA}/sub", "nfs")
+    assert names(site.mount(state="absent", **desired)) == ["remove fstab entry", "unmount"]
+    assert (site.mounted(), site.entries()) == ("", [])
+
+
+def test_options_that_the_kernel_completes(site: Site) -> None:
+    site.export()
+    site.mount(options=["noac", "port=2049"])
+    assert {"noac", "acregmin=0", "sync"} <= set(site.mounted().split()[1].split(","))
+    assert site.mount(options=["noac", "port=2049"])["changed"] is False
+    assert site.mount(options=["noac", "port=2049"], source=f"{site.source()}/")["changed"] is False

@@ -26,7 +26,7 @@ from ..._core.errors import (
 from ..._core.identity import Identity
 from ..._core.paths import absolute
 from ..._core.plan import Action, Plan
-from ..._host.mount import mountinfo, store
+from ..._host.mount import live, store
 from ..._host.mount.file_system import FileSystemType
 from ..._host.mount.store import MARKER, StoreRoot
 from ..._host.mount.trial import try_mount
@@ -202,9 +202,8 @@ class SharedMountService(MountService):
 
     def _plan_mounted(self, plan: Plan, path: str) -> list[Action]:
         """Return the actions in a store that was just mounted, with the options that the server agreed to."""
-        mounted = mountinfo.mounts_at(mountinfo.read_mounts(self.proc), path)[-1]
-        live = self.file_system.options.summarize(self.file_system.settings_of(mounted))
-        self._add_to_result(plan, {"live": live})
+        settings = self.file_system.settings_of(live.last_mount(path))
+        self._add_to_result(plan, {"live": self.file_system.options.summarize(settings)})
         return self._plan_store(plan, path, self._read(path))
 
     def _plan_store(self, plan: Plan, path: str, root: StoreRoot) -> list[Action]:

@@ -96,7 +96,7 @@ def test_a_server_that_works(mounted) -> None:
 )
 def test_a_server_that_hangs_is_an_error_in_time(options, dry, mounted) -> None:
     mounted.datastore.set(state="hung")
-    with refused(TimedOut, names=[mounted.point]):
+    with refused(TimedOut, names=[str(mounted.point)]):
         mounted.run(dry=dry, **options)
     assert mounted.fstab.read_text() == "# fstab\n"
 
