@@ -64,7 +64,7 @@ def site(lab_factory: Callable[[dict[str, Any]], Lab]) -> Lab:
 
 @pytest.fixture(scope="session")
 def nfs_lab(lab_factory: Callable[[dict[str, Any]], Lab]) -> Lab:
-    """Start three hosts with kernels of their own: the NFS server ``nfs``, and its clients ``frontend`` and ``hv1``."""
+    """Start an NFS server ``nfs`` and its clients ``frontend`` and ``hv1``, each with a kernel of its own."""
     hosts = {name: {"kind": "uml"} for name in ("nfs", "frontend", "hv1")}
     return lab_factory({"name": f"nfs-{os.getpid()}", "hosts": hosts})
 

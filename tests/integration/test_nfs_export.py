@@ -10,7 +10,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,10 @@ SERVICE = 9869
 CLEAN_CLIENT = f"umount -a -f -l -t nfs,nfs4 || true; mkdir -p {POINT}"
 CLEAN_SERVER = (
     "rm -rf /etc/exports.d/* /etc/nfs.conf.d/granary-vmstore.conf; : >/etc/exports; systemctl start nfs-server; "
-    f"exportfs -ra; umount -q /srv/other || true; rm -rf /srv/*; install -d -m 1777 {DATA}"
+    "grep -q +3 /proc/fs/nfsd/versions || systemctl restart nfs-server; "
+    # The server uses a file system for a moment after the last client.
+    "exportfs -ra; while mountpoint -q /srv/other; do umount -q /srv/other || sleep 0.1; done; "
+    f"rm -rf /srv/*; install -d -m 1777 {DATA}"
 )
 
 
@@ -86,8 +89,10 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def shared_site(nfs_lab: Lab, module_in: Callable[[Lab], Module]) -> Site:
-    return Site(nfs_lab, module_in(nfs_lab))
+def shared_site(nfs_lab: Lab, module_in: Callable[[Lab], Module]) -> Iterator[Site]:
+    site = Site(nfs_lab, module_in(nfs_lab))
+    yield site
+    site.clean()
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,16 @@ FRAGMENTS: dict[Key, str] = {
         1,
     ): "needs a volume group of this name; test_block_device.py has loop devices",
     (
+        "docs/shared-storage.md",
+        "A whole site",
+        0,
+    ): "names hosts of a site; molecule/shared runs these variables on a lab",
+    (
+        "roles/shared_mount/README.md",
+        "granary.vmstore.shared_mount",
+        0,
+    ): "names hosts of a site; molecule/shared runs the role with these options",
+    (
         "docs/simulated_datastore_tutorial.md",
         "Install",
         0,

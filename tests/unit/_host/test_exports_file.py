@@ -14,6 +14,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._host.nfs.exports_
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusal import refused
 
 # Lines of Debian's package, of exports(5), and of people.
 EXPORTS = """# /etc/exports: the access control list for filesystems which may be exported
@@ -96,12 +97,12 @@ def test_a_last_line_without_an_end_takes_no_other_line(text: str) -> None:
 
 
 def test_message_of_a_line_without_an_end() -> None:
-    with pytest.raises(Conflict) as error:
+    with refused(
+        Conflict,
+        says="The last line of /etc/exports.d/b.exports continues behind its end, by a backslash or an open quotation "
+        "mark, so that no line can be added: end that line.",
+    ):
         replace_entries("/a x(rw) \\\n", [], Export("/b", (ExportedTo("*", ()),)), "/etc/exports.d/b.exports")
-    assert str(error.value) == (
-        "The last line of /etc/exports.d/b.exports continues behind its end, by a backslash or an open quotation mark, "
-        "so that no line can be added: end that line."
-    )
 
 
 def test_files_are_those_of_exportfs(tmp_path) -> None:

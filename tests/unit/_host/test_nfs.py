@@ -9,6 +9,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount import mountinfo
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.nfs import NFS_OPTIONS, Nfs
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.types import file_system_type
+from refusal import refused
 
 # Lines of Linux 6.1.176 (User-Mode Linux of Debian 12) with a kernel NFS server on the same host. The number of
 # connections, noac and so on are in the line that a mount with these words has.
@@ -176,9 +177,8 @@ def test_several_connections_where_the_kernel_has_them(
     ],
 )
 def test_versions_that_are_refused(name: str, words: list[str], value: str) -> None:
-    with pytest.raises(InvalidInput) as refusal:
+    with refused(InvalidInput, option="options", value=value):
         Nfs(name).complete(NFS_OPTIONS.check("options", words))
-    assert (refusal.value.option, refusal.value.value) == ("options", value)
 
 
 @pytest.mark.parametrize("words", [["lock"], ["local_lock=none"], ["vers=3", "nolock"], ["vers=3", "local_lock=posix"]])
@@ -200,23 +200,31 @@ def test_each_option_that_endangers_data_has_a_warning(words: list[str], number:
     "word", ["sfot", "vers", "size=1m", "addr=1.2.3.4", "clientaddr=1.2.3.4", "minorversion=1", "rw=1"]
 )
 def test_an_unknown_option(word: str) -> None:
-    with pytest.raises(InvalidInput) as refusal:
+    with refused(InvalidInput, option="options", value=word):
         NFS_OPTIONS.check("options", [word])
-    assert (refusal.value.option, refusal.value.value) == ("options", word)
 
 
 @pytest.mark.parametrize(
     "words", [["vers=3", "nfsvers=4"], ["hard,soft"], ["tcp", "udp"], ["actimeo=5", "acregmin=6"], ["noac", "async"]]
 )
 def test_words_that_contradict_each_other(words: list[str]) -> None:
-    with pytest.raises(InvalidInput) as refusal:
+    with refused(InvalidInput, value=",".join(words)):
         NFS_OPTIONS.check("options", words)
-    assert refusal.value.value == ",".join(words)
 
 
 @pytest.mark.parametrize("words", [["tcp", "proto=tcp"], ["noac", "sync"], ["noac", "actimeo=0"], ["v3", "vers=3"]])
 def test_words_with_the_same_meaning_may_come_together(words: list[str]) -> None:
     assert NFS_OPTIONS.check("options", words) == tuple(words)
+
+
+def test_a_trial_starts_no_daemon_for_locks() -> None:
+    """rpc.statd would keep the mount of the trial."""
+    settings = NFS_OPTIONS.desired_settings(["vers=3", "hard", "local_lock=flock", "lock"])
+    tried = Nfs().for_trial(settings)
+    assert {setting for setting in settings if tried.get(setting) != settings[setting]} == {"lock", "local_lock"}
+    assert (tried["lock"], "local_lock" in tried) == ("nolock", False)
+    version_4 = NFS_OPTIONS.desired_settings(["vers=4.2", "hard"])
+    assert Nfs().for_trial(version_4) == version_4
 
 
 # Sources
@@ -248,9 +256,8 @@ def test_sources(source: str, expected: str) -> None:
     ],
 )
 def test_sources_that_are_refused(source: str) -> None:
-    with pytest.raises(InvalidInput) as refusal:
+    with refused(InvalidInput, option="source", value=source):
         Nfs().check_source("source", source)
-    assert (refusal.value.option, refusal.value.value) == ("source", source)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.other_
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.types import file_system_type, type_of_mount
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.virtiofs import Virtiofs
+from refusal import refused
 
 FILESYSTEMS = "nodev\tproc\nnodev\ttmpfs\nnodev\tceph\n\text4\n\tocfs2\n"
 
@@ -71,9 +72,8 @@ def test_types(name: str) -> None:
     + sorted(LOCAL_TYPES),
 )
 def test_types_that_are_refused(name: str) -> None:
-    with pytest.raises(InvalidInput) as refusal:
+    with refused(InvalidInput, option="fstype", value=name):
         file_system_type("fstype", name)
-    assert (refusal.value.option, refusal.value.value) == ("fstype", name)
 
 
 def test_the_types_with_checks_of_their_own() -> None:
@@ -137,18 +137,15 @@ def test_sources(fstype: str, source: str) -> None:
     ],
 )
 def test_sources_that_are_refused(fstype: str, source: str) -> None:
-    with pytest.raises(InvalidInput) as refusal:
+    with refused(InvalidInput, option="source", value=source):
         OtherType(fstype).check_source("source", source)
-    assert (refusal.value.option, refusal.value.value) == ("source", source)
 
 
 def test_a_source_that_is_a_symbolic_link(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "link").symlink_to("data")
-    with pytest.raises(InvalidInput) as refusal:
+    with refused(InvalidInput, option="source", value=str(tmp_path / "link"), names=[tmp_path / "data"]):
         OtherType("fuse.bindfs").check_source("source", str(tmp_path / "link"))
-    assert (refusal.value.option, refusal.value.value) == ("source", str(tmp_path / "link"))
-    assert repr(str(tmp_path / "data")) in refusal.value.accepted
 
 
 def test_a_source_on_a_dead_mount_ends(datastore, monkeypatch) -> None:
@@ -161,9 +158,8 @@ def test_a_source_on_a_dead_mount_ends(datastore, monkeypatch) -> None:
 
 def test_a_tag_of_virtiofs_is_checked() -> None:
     for source in ("#x", "a b", "LABEL=x", "nas:/x", "a\nb"):
-        with pytest.raises(InvalidInput) as refusal:
+        with refused(InvalidInput, option="source", value=source):
             file_system_type("fstype", "virtiofs").check_source("source", source)
-        assert (refusal.value.option, refusal.value.value) == ("source", source)
 
 
 # Options
@@ -186,9 +182,8 @@ def test_a_helper_in_user_space_may_add_nosuid_and_nodev(proc: str) -> None:
 
 @pytest.mark.parametrize("words", [["acl", "noacl"], ["commit=5", "commit=6"], ["ro", "rw"]])
 def test_words_that_contradict_each_other(words: list[str]) -> None:
-    with pytest.raises(InvalidInput) as refusal:
+    with refused(InvalidInput, value=",".join(words)):
         OtherType("ext4").options.check("options", words)
-    assert refusal.value.value == ",".join(words)
 
 
 @pytest.mark.parametrize(
@@ -213,9 +208,8 @@ def test_words_that_contradict_each_other(words: list[str]) -> None:
     ],
 )
 def test_words_that_are_refused(word: str) -> None:
-    with pytest.raises(InvalidInput) as refusal:
+    with refused(InvalidInput, option="options", value=word):
         OtherType("ceph").options.check("options", [word])
-    assert (refusal.value.option, refusal.value.value) == ("options", word)
 
 
 def test_what_a_remount_changes_depends_on_the_type() -> None:
@@ -233,16 +227,14 @@ def test_a_type_of_the_kernel_is_supported(proc: str) -> None:
 
 def test_a_type_without_kernel_and_helper(proc: str, monkeypatch) -> None:
     monkeypatch.setenv("PATH", proc)
-    with pytest.raises(DependencyMissing) as refusal:
+    with refused(DependencyMissing, names=["mount.lustre"]):
         OtherType("lustre", proc).require_supported()
-    assert "mount.lustre" in str(refusal.value)
 
 
 def test_a_block_device_that_is_missing(proc: str) -> None:
     for source in ("/dev/null", "/dev/missing", "UUID=missing", "LABEL=../../null"):
-        with pytest.raises(DependencyMissing) as refusal:
+        with refused(DependencyMissing, names=[source]):
             OtherType("ext4", proc).require_source(source)
-        assert source in str(refusal.value)
     OtherType("ceph", proc).require_source("a:/")
 
 

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, NoSpace, VmstoreError
 from ansible_collections.granary.vmstore.plugins.module_utils._core.identity import Identity
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.usability import ACTIONS, require_usable
+from refusal import refused
 
 #: A user without an account.
 USER = Identity(61001, 61001)
@@ -24,14 +26,14 @@ def export(datastore_factory, mode: int = 0o770, owner: int = USER.uid, **option
     return datastore
 
 
-def refusal(datastore, *actions: str, user: Identity = USER) -> str:
-    """Return the message of the refusal. The store is as before."""
-    with pytest.raises(Conflict) as raised:
+def refuse(
+    datastore, *actions: str, names: Iterable[object] = (), user: Identity = USER, says: str | None = None
+) -> None:
+    """Require a refusal that contains ``names``. The store is as before."""
+    with refused(Conflict, names=names, says=says):
         require_usable(str(datastore.path()), "one", user, actions)
     assert os.listdir(datastore.backing) == []
-    assert str(raised.value).startswith("verify: the user one can't ")
     assert (os.geteuid(), os.getegid()) == (0, 0)
-    return str(raised.value)
 
 
 def test_a_store_in_which_the_user_can_do_all(datastore_factory) -> None:
@@ -54,24 +56,24 @@ def test_what_each_squash_option_leaves(squash: str, action: str, datastore_fact
         assert os.listdir(datastore.backing) == []
         return
     remedy = {"chown": "no_root_squash", "create": f"anonuid={USER.uid}"}[action]
-    assert remedy in refusal(datastore, action)
+    refuse(datastore, action, names=[remedy])
 
 
 def test_a_user_who_may_not_write(datastore_factory) -> None:
     datastore = export(datastore_factory, mode=0o755, owner=0)
-    assert "0:0 with mode 0755" in refusal(datastore, "create")
+    refuse(datastore, "create", names=["0:0 with mode 0755"])
 
 
 def test_a_group_of_the_user_counts(datastore_factory) -> None:
     datastore = export(datastore_factory, mode=0o770, owner=61002)
-    refusal(datastore, "create")
+    refuse(datastore, "create")
     require_usable(str(datastore.path()), "one", Identity(USER.uid, USER.gid, (61002,)), ["create"])
 
 
 def test_a_read_only_store(datastore_factory) -> None:
     datastore = export(datastore_factory)
     datastore.set(state="read-only")
-    assert "read-only" in refusal(datastore, "create")
+    refuse(datastore, "create", names=["read-only"])
 
 
 def test_the_first_directory_that_is_closed_is_named(tmp_path: Path) -> None:
@@ -80,14 +82,13 @@ def test_the_first_directory_that_is_closed_is_named(tmp_path: Path) -> None:
             closed = directory
     store = tmp_path / "a/store"
     store.mkdir(parents=True)
-    with pytest.raises(Conflict) as raised:
+    with refused(Conflict, names=[f"because {closed} is closed"]):
         require_usable(str(store), "one", USER, ["create"])
-    assert f"because {closed} is closed" in str(raised.value)
 
 
 def test_a_store_that_is_closed_itself(datastore_factory) -> None:
     datastore = export(datastore_factory, mode=0o700, owner=61002)
-    assert f"because {datastore.path()} is closed" in refusal(datastore, "create")
+    refuse(datastore, "create", names=[f"because {datastore.path()} is closed"])
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_root_as_the_service_user(datastore_factory) -> None:
     datastore = export(datastore_factory, squash="none")
     require_usable(str(datastore.path()), "root", Identity(0, 0), ACTIONS)
     squashed = export(datastore_factory, mode=0o777, squash="root")
-    assert "anonuid=0" in refusal(squashed, "create", user=Identity(0, 0)).replace("one", "root")
+    refuse(squashed, "create", user=Identity(0, 0), names=["anonuid=0"])
 
 
 def test_a_file_that_was_given_away_goes_from_a_sticky_directory(datastore_factory) -> None:

@@ -278,13 +278,13 @@ def test_a_file_system_that_the_kernel_cannot_export(nfs_host: NfsHost) -> None:
     script = (nfs_host.bin / "exportfs").read_text().replace("exec ", "", 1)
     complaint = f'[ "$1" != -a ] || {{ echo "exportfs: {nfs_host.data} does not support NFS export" >&2; exit 1; }}'
     (nfs_host.bin / "exportfs").write_text(f"{script}{complaint}\n")
-    with pytest.raises(CommandFailed) as error:
-        service(nfs_host).converge()
-    assert str(error.value) == (
-        f"The command 'exportfs' did not export {nfs_host.data} as desired: {nfs_host.data} does not support NFS "
+    with refused(
+        CommandFailed,
+        says=f"The command 'exportfs' did not export {nfs_host.data} as desired: {nfs_host.data} does not support NFS "
         "export. Take a directory on a file system of another type, such as ext4, xfs or btrfs, or give an overlay the "
-        "mount options index=on and nfs_export=on."
-    )
+        "mount options index=on and nfs_export=on.",
+    ):
+        service(nfs_host).converge()
     assert (nfs_host.file("data").exists(), nfs_host.table()) == (False, [])
     # Of another directory, the same is no failure.
     (nfs_host.base / "other").mkdir()

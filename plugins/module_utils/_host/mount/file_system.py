@@ -48,6 +48,10 @@ class FileSystemType:
         """Return mount options with the recommended ones for virtual disks, for what the user left open."""
         return tuple(words)
 
+    def for_trial(self, settings: Mapping[str, str]) -> dict[str, str]:
+        """Return the settings for a mount that only a child process sees."""
+        return dict(settings)
+
     def warnings(self, words: Sequence[str]) -> list[str]:
         """Return a sentence for each mount option that endangers data."""
         return []

@@ -57,7 +57,7 @@ def mount(file_system: FileSystemType, source: str, path: str, settings: Mapping
     except CommandFailed as error:
         raise file_system.explain(error, source, path) from error
     try:
-        mounted = _last(path)
+        mounted = last_mount(path)
         # An earlier mount of the source shares its superblock.
         if settings["access"] == "rw" and "ro" in mounted.super_options:
             commands.remount(mounted, file_system.options.kernel_words(settings, ["access"]), superblock=True)
@@ -102,12 +102,14 @@ def unmount_with_deadline(seconds: float, path: str) -> None:
     """Unmount the last mount on ``path``, which the caller has just made, in a child process. If the server died
     meanwhile, detach the mount.
     """
-    made = _last(path)
+    made = last_mount(path)
     doing = f"Unmounting {path}"
     try:
         run_with_deadline(seconds, doing, functools.partial(commands.unmount, made))
     except TimedOut:
-        run_with_deadline(seconds, doing, functools.partial(commands.detach, made))
+        # The call waits for the server, too, once the mount has left the table.
+        if made.mount_id in {mount.mount_id for mount in read_mounts()}:
+            run_with_deadline(seconds, doing, functools.partial(commands.detach, made))
 
 
 def remount(file_system: FileSystemType, live: Mount, before: Mapping[str, str], after: Mapping[str, str]) -> None:
@@ -129,8 +131,11 @@ def remount(file_system: FileSystemType, live: Mount, before: Mapping[str, str],
         raise
 
 
-def _last(path: str) -> Mount:
-    """Return the last mount on ``path``."""
+def last_mount(path: str) -> Mount:
+    """Return the last mount on ``path``.
+
+    :raises StaleState: nothing is mounted there any more.
+    """
     here = mounts_at(read_mounts(), path)
     if not here:
         raise StaleState(
@@ -140,7 +145,7 @@ def _last(path: str) -> Mount:
 
 
 def _require_settings(file_system: FileSystemType, path: str, settings: Mapping[str, str]) -> None:
-    mounted = _last(path)
+    mounted = last_mount(path)
     found = file_system.settings_of(mounted)
     changes = sorted(file_system.options.find_differences(found, settings))
     if changes:
@@ -151,4 +156,4 @@ def _require_settings(file_system: FileSystemType, path: str, settings: Mapping[
         )
 
 
-__all__ = ["mount", "mount_with_deadline", "remount", "require_single", "unmount_with_deadline"]
+__all__ = ["last_mount", "mount", "mount_with_deadline", "remount", "require_single", "unmount_with_deadline"]

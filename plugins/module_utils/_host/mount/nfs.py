@@ -148,6 +148,13 @@ class Nfs(FileSystemType):
         elif self.name == "nfs4":
             raise InvalidInput("options", word, "the type nfs4 has the versions 4, 4.0, 4.1 and 4.2; use the type nfs")
 
+    def for_trial(self, settings: Mapping[str, str]) -> dict[str, str]:
+        if settings["vers"] != "vers=3":
+            return dict(settings)
+        # For locks of version 3, mount.nfs starts rpc.statd. That daemon would keep the mount in the namespace.
+        others = {setting: word for setting, word in settings.items() if setting != "local_lock"}
+        return {**others, "lock": "nolock"}
+
     def warnings(self, words: Sequence[str]) -> list[str]:
         settings = self.options.desired_settings(words)
         found = []

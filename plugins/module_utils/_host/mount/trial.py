@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from ..._core.deadline import run_with_deadline
-from ..._core.errors import CommandFailed, TimedOut
+from ..._core.errors import CommandFailed, TimedOut, VmstoreError
 from . import live
 from .file_system import FileSystemType
 from .mountinfo import Mount, read_mounts, visible
@@ -27,25 +28,36 @@ _PLACES = ("/mnt", "/media", "/srv", "/opt", "/home", "/sys")
 
 
 def try_mount(
-    seconds: float, file_system: FileSystemType, source: str, settings: Mapping[str, str], look: Callable[[str], Answer]
+    seconds: float,
+    file_system: FileSystemType,
+    source: str,
+    path: str,
+    settings: Mapping[str, str],
+    look: Callable[[str], Answer],
 ) -> Answer:
     """Mount ``source`` in a mount namespace of its own, and return the result of ``look``, which gets the mount point.
 
     The mount ends with the call. The mount table of the host never has it.
 
+    :arg path: the mount point that messages name. The namespace has another one, because ``path`` may be missing.
     :raises VmstoreError: the mount failed, as :func:`live.mount_with_deadline` raises it, or ``look`` did.
     """
 
     def attempt() -> Answer:
         _unshare()
         place = _find_place(read_mounts())
-        live.mount(file_system, source, place, settings)
-        return look(place)
+        try:
+            live.mount(file_system, source, place, file_system.for_trial(settings))
+            return look(place)
+        except VmstoreError as error:
+            # A source may have the same words after a colon or a slash.
+            error.args = (re.sub(rf"(?<![\w:/]){place}(?!\w)", lambda _found: path, str(error)),)
+            raise
 
     try:
         return run_with_deadline(seconds, f"Mounting {source}", attempt)
     except TimedOut as error:
-        raise file_system.explain(error, source, "this host") from error
+        raise file_system.explain(error, source, path) from error
 
 
 def _unshare() -> None:

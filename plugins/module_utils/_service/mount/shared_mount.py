@@ -26,7 +26,7 @@ from ..._core.errors import (
 from ..._core.identity import Identity
 from ..._core.paths import absolute
 from ..._core.plan import Action, Plan
-from ..._host.mount import mountinfo, store
+from ..._host.mount import live, store
 from ..._host.mount.file_system import FileSystemType
 from ..._host.mount.store import MARKER, StoreRoot
 from ..._host.mount.trial import try_mount
@@ -193,7 +193,7 @@ class SharedMountService(MountService):
             plan.further = functools.partial(self._plan_mounted, plan, path)
         elif self.file_system.can_be_tried:
             try:
-                plan.actions += self._plan_store(plan, path, self._try(settings))
+                plan.actions += self._plan_store(plan, path, self._try(path, settings))
             except (CommandFailed, DependencyMissing) as error:
                 # An earlier task of the play may export the store.
                 self.report_missing(plan, DependencyMissing(str(error)), is_planned=True)
@@ -202,9 +202,8 @@ class SharedMountService(MountService):
 
     def _plan_mounted(self, plan: Plan, path: str) -> list[Action]:
         """Return the actions in a store that was just mounted, with the options that the server agreed to."""
-        mounted = mountinfo.mounts_at(mountinfo.read_mounts(self.proc), path)[-1]
-        live = self.file_system.options.summarize(self.file_system.settings_of(mounted))
-        self._add_to_result(plan, {"live": live})
+        settings = self.file_system.settings_of(live.last_mount(path))
+        self._add_to_result(plan, {"live": self.file_system.options.summarize(settings)})
         return self._plan_store(plan, path, self._read(path))
 
     def _plan_store(self, plan: Plan, path: str, root: StoreRoot) -> list[Action]:
@@ -227,11 +226,11 @@ class SharedMountService(MountService):
     def _read(self, path: str) -> StoreRoot:
         return self._within(f"Reading the store on {path}", functools.partial(store.read_root, path))
 
-    def _try(self, settings: Mapping[str, str]) -> StoreRoot:
+    def _try(self, path: str, settings: Mapping[str, str]) -> StoreRoot:
         """Return the root of the store without mounting it for this host."""
         self.file_system.require_supported()
         source = str(self.desired.source)
-        return try_mount(self.desired.timeout, self.file_system, source, settings, store.read_root)
+        return try_mount(self.desired.timeout, self.file_system, source, path, settings, store.read_root)
 
     def _plan_root(self, path: str, before: StoreRoot, after: StoreRoot) -> list[Action]:
         if before == after:

@@ -67,6 +67,21 @@ told += [run(marker=OTHER), UUID, OTHER]
     assert found in message and wanted in message
 
 
+def test_an_error_in_check_mode_names_the_desired_mount_point(namespace) -> None:
+    point = namespace.point / "missing"
+    code = """
+filled("mkdir .granary-store")
+told += [run(dry=True)[:2], run()[:2]]
+attacked("mount", "echo 'mount: access denied to nas:/home' >&2; exit 32")
+told += [warnings(dry=True, source="nas:/home")]
+"""
+    (kind, dry), (same, real), (warning,) = namespace(code, point)
+    assert (kind, same) == ("Conflict", "Conflict")
+    assert dry == real
+    assert f"{point}/.granary-store" in dry
+    assert "access denied to nas:/home" in warning
+
+
 def test_a_check_before_the_store_is_exported_is_a_warning(namespace) -> None:
     code = """
 attacked("mount", "echo 'mount: /x: access denied' >&2; exit 32")

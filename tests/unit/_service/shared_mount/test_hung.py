@@ -18,6 +18,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.deadline imp
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, TimedOut
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.other_types import OtherType
 from ansible_collections.granary.vmstore.plugins.module_utils._service.mount import shared_mount
+from refusal import refused
 
 from .conftest import DEFAULTS
 
@@ -95,9 +96,8 @@ def test_a_server_that_works(mounted) -> None:
 )
 def test_a_server_that_hangs_is_an_error_in_time(options, dry, mounted) -> None:
     mounted.datastore.set(state="hung")
-    with pytest.raises(TimedOut) as refusal:
+    with refused(TimedOut, names=[str(mounted.point)]):
         mounted.run(dry=dry, **options)
-    assert str(mounted.point) in str(refusal.value)
     assert mounted.fstab.read_text() == "# fstab\n"
 
 
@@ -122,9 +122,8 @@ def test_a_server_that_hangs_and_comes_back(mounted) -> None:
 def test_a_dead_mount_is_replaced_only_where_that_is_allowed(error, mounted) -> None:
     with mounted.datastore.fault("statfs", error):
         for remount in ("never", "live"):
-            with pytest.raises(Conflict) as refusal:
+            with refused(Conflict, names=["remount=unmount"]):
                 mounted.run(remount=remount, timeout=60)
-            assert "remount=unmount" in str(refusal.value)
         assert mounted.run(remount="unmount", dry=True, timeout=60)[1:] == ["unmount", "mount"]
         assert mounted.run(state="absent", dry=True, timeout=60) == ["unmount"]
 

@@ -17,6 +17,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.devices import disk_files
 from ansible_collections.granary.vmstore.plugins.module_utils._service.mount import shared_mount_info as module
 from ansible_collections.granary.vmstore.plugins.module_utils._service.mount.shared_mount_info import shared_mount_info
+from refusal import refused
 
 from .conftest import SUPER
 
@@ -134,9 +135,8 @@ def test_a_mount_of_another_user_with_any_type_and_source(fstype, fake_host) -> 
 
 @pytest.mark.parametrize(("option", "value"), [("path", "mnt"), ("path", "/a/../b"), ("timeout", 0), ("timeout", 3601)])
 def test_values_that_are_refused(option, value, fake_host) -> None:
-    with pytest.raises(InvalidInput) as refusal:
+    with refused(InvalidInput, option=option):
         read(fake_host, **{option: value})
-    assert refusal.value.option == option
 
 
 # Real mounts
