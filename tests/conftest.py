@@ -16,6 +16,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -111,6 +112,23 @@ HOST = (
 LAB = ("/integration/lab/", "/integration/test_demo.py", "/integration/test_fresh.py", "/integration/test_testing.py")
 #: The tiers, beginning with the one whose tests take longest.
 TIERS = ("lab", "host", "pure")
+#: Files whose tests share a lab, by the fixture that starts the lab. One process of pytest-xdist runs all tests of a
+#: lab, so that no lab is started twice.
+SHARED = {
+    "site": (
+        "test_bridge_domains.py",
+        "test_cloud_init.py",
+        "test_hostile_guest.py",
+        "test_readme.py",
+        "test_site.py",
+        "test_virtiofs_daemon.py",
+        "test_virtiofs_export.py",
+        "test_virtiofs_export_xml.py",
+        "test_virtiofs_mount.py",
+        "test_wrapper.py",
+    ),
+    "nfs_lab": ("test_nfs_export.py", "test_shared_mount.py"),
+}
 
 
 def tier_of(item: pytest.Item) -> str:
@@ -122,17 +140,41 @@ def tier_of(item: pytest.Item) -> str:
     return "host" if "/integration/" in path or unit.startswith(HOST) else "pure"
 
 
+def shared_lab_of(path: str) -> str:
+    """Return the fixture of the lab that the file shares, or an empty text."""
+    folder, _slash, name = path.rpartition("/")
+    return next((lab for lab, names in SHARED.items() if folder.endswith("/integration") and name in names), "")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with its tier, and put files that take long first, so that two workers end at the same time."""
     sizes = Counter(item.path for item in items)
     tiers = {item: tier_of(item) for item in items}
+    labs = {item.path: shared_lab_of(item.path.as_posix()) for item in items}
     for item, tier in tiers.items():
         item.add_marker(tier)
+        lab = next((lab for lab in reversed(SHARED) if lab in getattr(item, "fixturenames", ())), "")
+        if tier == "lab" and lab != labs[item.path] and lab:
+            raise pytest.UsageError(f"{item.path}: a file that uses the fixture {lab} must be in SHARED[{lab!r}].")
     first: dict[Path, int] = {}
     for item, tier in tiers.items():
         first[item.path] = min(TIERS.index(tier), first.get(item.path, len(TIERS)))
-    items.sort(key=lambda item: (first[item.path], -sizes[item.path], item.path))
+    order = [*SHARED, ""]
+    items.sort(key=lambda item: (order.index(labs[item.path]), first[item.path], -sizes[item.path], item.path))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let one process run all tests of a file, or of a shared lab."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class LoadLabScheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return shared_lab_of(f"/{file}") or file
+
+    return LoadLabScheduling(config, log)
 
 
 @pytest.fixture

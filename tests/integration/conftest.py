@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -113,13 +114,21 @@ def run_modules(lab: Lab) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
+def execute_in() -> Callable[[Lab], Callable[..., str]]:
+    """Return, for a lab, a function that runs a command as root on a machine and returns its output."""
+    return execute_on
+
+
+@pytest.fixture(scope="session")
 def execute(site: Lab) -> Callable[..., str]:
     """Run a command as root on a host, and return its output."""
-    hosts = site.hosts()
+    return execute_on(site)
 
+
+def execute_on(lab: Lab) -> Callable[..., str]:
+    # A command over an open ssh connection takes a tenth of the time of podman exec.
     def run(machine: str, *argv: str, stdin: str = "", check: bool = True, deadline: float = 60) -> str:
-        done = hosts[machine].execute(*argv, stdin=stdin.encode(), check=check, deadline=deadline)
-        return str(done.stdout)
+        return lab.ssh(machine, shlex.join(argv), stdin=stdin.encode(), check=check, deadline=deadline)
 
     return run
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ansible_process
 import pytest
 import yaml
 from documentation import ROOT, block
@@ -81,7 +81,7 @@ class Site:
             *arguments,
             str(tmp_path / "play.yml"),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = ansible_process.run(command)
         assert done.returncode == 0, done.stdout + done.stderr
         return re.search(r"^nfs +: .* changed=([0-9]+) ", done.stdout, re.MULTILINE)[1]
 

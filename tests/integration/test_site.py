@@ -125,26 +125,28 @@ def test_a_playbook_without_datastores_is_accepted(tmp_path: Path) -> None:
     assert "failed=0" in ansible("-i", inventory, play)
 
 
-# Runs with hosts
+# Runs with hosts. The first tests begin in check mode with an image, which other tests remove.
+
+#: Variables that remove the image of the tests, and its datastore.
+GONE = {
+    "vmstore_images": [{"name": "site_rw", "state": "absent"}],
+    "vmstore_datastores": [{"name": "site", "state": "absent"}],
+}
 
 
-@pytest.fixture
-def converge(site: Lab, tmp_path: Path, execute: Execute) -> Iterator[Callable[..., str]]:
-    """Run the playbook on hv1, front-end and hypervisor in one, with the guest `hot`, and release all exports at the
+@pytest.fixture(scope="module")
+def run_site(site: Lab, tmp_path_factory: pytest.TempPathFactory, execute: Execute) -> Iterator[Callable[..., str]]:
+    """Run the playbook on hv1, front-end and hypervisor in one, with the image `site_rw`, and remove the image at the
     end.
     """
     base = {
         "vmstore_datastores": [{"name": "site", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}],
         "vmstore_images": [{"name": "site_rw", "datastore": "site", "path": "/mnt/site", "persistent": True}],
     }
-    groups = {"vmstore_frontend": ["hv1"], "vmstore_hypervisors": ["hv1"], "vmstore_guests": ["hot"]}
-    seen: dict[str, dict[str, Any]] = {}
+    inventory = tmp_path_factory.mktemp("site") / "site.yml"
 
-    def run(exports: list[dict[str, Any]], *arguments: str, guest: str | None = None, **variables: Any) -> str:
-        if guest is not None and guest not in groups["vmstore_guests"]:
-            groups["vmstore_guests"].append(guest)
-        seen.update({f"{one['domain']} {one['image']}": one for one in exports})
-        inventory = tmp_path / "site.yml"
+    def run(guests: list[str], exports: list[dict[str, Any]], *arguments: str, **variables: Any) -> str:
+        groups = {"vmstore_frontend": ["hv1"], "vmstore_hypervisors": ["hv1"], "vmstore_guests": guests}
         children = {name: {"hosts": dict.fromkeys(hosts)} for name, hosts in groups.items()}
         inventory.write_text(
             yaml.safe_dump({"all": {"vars": {**base, "vmstore_exports": exports, **variables}, "children": children}})
@@ -154,14 +156,35 @@ def converge(site: Lab, tmp_path: Path, execute: Execute) -> Iterator[Callable[.
         return ansible("-i", site.inventory, "-i", inventory, *command[3:], *arguments)
 
     execute("hv1", "install", "--directory", "--owner=100000", "--group=100000", "/mnt/site")
+    run([], [])
     yield run
-    # The playbook removes everything at once, and each user of a resource before the resource.
-    gone = {
-        "vmstore_images": [{"name": "site_rw", "state": "absent"}],
-        "vmstore_datastores": [{"name": "site", "state": "absent"}],
-    }
-    run([{**one, "state": "absent"} for one in seen.values()], **gone)
+    run([], [], **GONE)
     execute("hv1", "rm", "-rf", "/mnt/site")
+
+
+@pytest.fixture
+def converge(run_site: Callable[..., str]) -> Iterator[Callable[..., str]]:
+    """Run the playbook for exports, with the guest `hot` and at most one more. Remove the remaining exports and their
+    image at the end.
+    """
+    guests = ["hot"]
+    present: dict[str, dict[str, Any]] = {}
+
+    def run(exports: list[dict[str, Any]], *arguments: str, guest: str | None = None, **variables: Any) -> str:
+        if guest is not None and guest not in guests:
+            guests.append(guest)
+        by_name = {f"{one['domain']} {one['image']}": one for one in exports}
+        present.update({name: one for name, one in by_name.items() if "state" not in one})
+        output = run_site(guests, exports, *arguments, **variables)
+        if "--check" not in arguments:
+            for name in [name for name, one in by_name.items() if "state" in one]:
+                present.pop(name, None)
+        return output
+
+    yield run
+    if present:
+        # The playbook removes everything at once, and each user of a resource before the resource.
+        run([{**one, "state": "absent"} for one in present.values()], **GONE)
 
 
 @pytest.fixture
@@ -177,33 +200,20 @@ def foretold(converge: Callable[..., str]) -> Callable[..., str]:
     return run
 
 
-def test_an_export_comes_and_goes(
+def test_an_export_comes_moves_in_the_guest_and_goes(
     site: Lab, converge: Callable[..., str], foretold: Callable[..., str], execute: Execute
 ) -> None:
-    converge([])
     export = {
         "host": "hv1",
         "domain": "hot",
         "image": "site_rw",
-        "mount_point": "/srv/site",
+        "mount_point": "/srv/old",
         "mount_options": ["noatime"],
     }
     foretold([export])
-    assert "noatime" in site.ssh("hot", "findmnt", "--noheadings", "--types", "virtiofs", "--mountpoint", "/srv/site")
+    assert "noatime" in site.ssh("hot", "findmnt", "--noheadings", "--types", "virtiofs", "--mountpoint", "/srv/old")
     assert count_changes(converge([export])) == 0
 
-    gone = {**export, "state": "absent"}
-    assert count_changes(foretold([gone])) == 2
-    assert site.ssh("hot", "findmnt", "--mountpoint", "/srv/site", check=False) == ""
-    assert "/srv/site" not in site.ssh("hot", "cat", "/etc/fstab")
-    for arguments in (["hot"], ["--inactive", "hot"]):
-        assert "/mnt/site" not in execute("hv1", "virsh", "dumpxml", *arguments)
-    assert count_changes(converge([gone])) == 0
-
-
-def test_a_mount_moves(site: Lab, converge: Callable[..., str], foretold: Callable[..., str]) -> None:
-    export = {"host": "hv1", "domain": "hot", "image": "site_rw", "mount_point": "/srv/old"}
-    converge([export])
     moved = {**export, "mount_point": "/srv/new"}
     foretold([moved])
     assert site.ssh("hot", "findmnt", "--noheadings", "--types", "virtiofs", "--output", "TARGET").split() == [
@@ -211,6 +221,33 @@ def test_a_mount_moves(site: Lab, converge: Callable[..., str], foretold: Callab
     ]
     assert "/srv/old" not in site.ssh("hot", "cat", "/etc/fstab")
     assert count_changes(converge([moved])) == 0
+
+    gone = {**moved, "state": "absent"}
+    assert count_changes(foretold([gone])) == 2
+    assert site.ssh("hot", "findmnt", "--mountpoint", "/srv/new", check=False) == ""
+    assert "/srv/new" not in site.ssh("hot", "cat", "/etc/fstab")
+    for arguments in (["hot"], ["--inactive", "hot"]):
+        assert "/mnt/site" not in execute("hv1", "virsh", "dumpxml", *arguments)
+    assert count_changes(converge([gone])) == 0
+
+
+def test_a_guest_has_the_mount_once_its_domain_was_restarted(
+    site: Lab, ordinary: str, converge: Callable[..., str], foretold: Callable[..., str]
+) -> None:
+    boot = site.ssh(ordinary, "cat", "/proc/sys/kernel/random/boot_id")
+    export = {
+        "host": "hv1",
+        "domain": ordinary,
+        "image": "site_rw",
+        "restart": "when_needed",
+        "mount_point": "/srv/site",
+    }
+    foretold([export], guest=ordinary)
+    assert site.ssh(ordinary, "cat", "/proc/sys/kernel/random/boot_id") != boot
+    assert site.ssh(ordinary, "findmnt", "--noheadings", "--types", "virtiofs", "--output", "TARGET").split() == [
+        "/srv/site"
+    ]
+    assert count_changes(converge([export])) == 0
 
 
 def test_an_export_moves_and_says_that_a_restart_is_left_to_do(
@@ -247,26 +284,6 @@ def test_an_export_restarts_its_domain_where_that_is_asked_for(
     }
     assert "Shut these domains down" not in converge([export])
     assert "/mnt/site" in execute("hv1", "virsh", "dumpxml", "unshared")
-    assert count_changes(converge([export])) == 0
-
-
-def test_a_guest_has_the_mount_once_its_domain_was_restarted(
-    site: Lab, ordinary: str, converge: Callable[..., str], foretold: Callable[..., str]
-) -> None:
-    converge([])
-    boot = site.ssh(ordinary, "cat", "/proc/sys/kernel/random/boot_id")
-    export = {
-        "host": "hv1",
-        "domain": ordinary,
-        "image": "site_rw",
-        "restart": "when_needed",
-        "mount_point": "/srv/site",
-    }
-    foretold([export], guest=ordinary)
-    assert site.ssh(ordinary, "cat", "/proc/sys/kernel/random/boot_id") != boot
-    assert site.ssh(ordinary, "findmnt", "--noheadings", "--types", "virtiofs", "--output", "TARGET").split() == [
-        "/srv/site"
-    ]
     assert count_changes(converge([export])) == 0
 
 
