@@ -81,7 +81,8 @@ options:
     default: []
   state:
     description:
-      - V(mounted) makes sure that the file system is mounted and, with O(boot=true), in C(/etc/fstab).
+      - V(mounted) makes sure that the file system is mounted and, with O(boot=true), in C(/etc/fstab). The options
+        about the mounted store, such as O(owner), O(marker) and O(verify), have an effect only then.
       - V(present) makes sure that it is in C(/etc/fstab), and leaves live mounts as they are.
       - V(unmounted) makes sure that it isn't mounted now, and leaves C(/etc/fstab) as it is.
       - V(absent) makes sure that it is neither mounted nor in C(/etc/fstab). The directory stays.

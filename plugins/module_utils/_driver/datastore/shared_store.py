@@ -117,7 +117,8 @@ class SharedStore:
             self._prepare()
             self._mount(source, words)
             here = mounts_at(read_mounts(), self._path)
-        if not here or not Nfs().matches_type(here[-1].fstype) or here[-1].source != source:
+        nfs = Nfs()
+        if not here or not nfs.matches_type(here[-1].fstype) or not nfs.is_same_source(here[-1].source, source):
             found = here[-1] if here else "nothing"
             raise Conflict(
                 f"The datastore {self._datastore.name!r} needs {source} on {self._path} (NFS_AUTO_HOST, "
