@@ -177,8 +177,8 @@ def test_removal_names_the_clients(site: Site) -> None:
     assert f"connected client {address} (NFSv4.2)\n" in done["actions"][-1]["before"]
     assert f"Connected clients lose {DATA}: {address} (NFSv4.2)." in " ".join(done["warnings"].split())
     assert (site.exported(), site.files()) == ({}, "")
-    assert "Stale file handle" in site.sh(f"ls {POINT} 2>&1 || true", "frontend")
     assert not site.export(state="absent")["changed"]
+    assert "Stale file handle" in site.sh(f"ls {POINT} 2>&1 || true", "frontend")
 
 
 @pytest.mark.parametrize(
