@@ -92,6 +92,7 @@ def fake_host(tmp_path: Path) -> FakeHost:
 PRELUDE = (
     f"""
 import json, os, pwd, subprocess, sys, time
+from collections import Counter
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount import mountinfo, store
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.other_types import OtherType
@@ -151,10 +152,16 @@ def live(path=point):
 def read():
     return open(fstab).read()
 
-def sources():
-    "Return the sources of all mounts of type tmpfs, by another program than the engine."
+def all_sources():
     command = ["findmnt", "--noheadings", "--raw", "-t", "tmpfs", "-o", "SOURCE"]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.split()
+
+others = all_sources()
+
+def sources():
+    "Return the sources of the mounts of type tmpfs of this test, by another program than the engine."
+    # The namespace has copies of the mounts that tests in other processes had at its start.
+    return list((Counter(all_sources()) - Counter(others)).elements())
 
 def mount(source="one", path=point, *options):
     subprocess.run(["mount", "-t", "tmpfs", *options, source, path], check=True)
