@@ -30,10 +30,11 @@ from ..._core.plan import Action, Plan
 from ..._host.made_directory import Ownership
 from ..._host.open_files import open_files
 from ..._image.iso_image import IsoLabels, iso_bytes, missing_xorriso
+from ..._image.iso_sources import add_sources
 from ..directory import group_id, group_name, user_id, user_name
 from ..service import Service
 from .description import FORMATS, describe
-from .desired import parse_context, read_contents
+from .desired import parse_context
 from .existing import ExistingImage, identify, read_existing
 
 #: The mode of a new image. An image often has passwords.
@@ -56,7 +57,7 @@ class ContextService(Service):
             if existing is not None:
                 self._plan_removal(plan, existing)
             return plan
-        contents = read_contents(self.spec)
+        contents = add_sources(self.spec.files, self.spec.sources)
         existing, default = self._look()
         wanted = self._ownership(existing, default)
         result: dict[str, object] = {

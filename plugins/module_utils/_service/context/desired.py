@@ -6,15 +6,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..._core.arguments import ArgumentSpec
-from ..._core.directory import open_file_at, opened_parent
-from ..._core.errors import DependencyNotFound, InvalidInput, from_os_error
+from ..._core.errors import InvalidInput
 from ..._core.paths import absolute
 from ..._core.plain import is_integer
 from ..._core.records import dataclass
@@ -33,8 +31,6 @@ from ..directory import read_mode
 
 #: The application id of the images that this collection writes. Other images aren't replaced.
 APPLICATION_ID = "GRANARY.VMSTORE VM_CONTEXT"
-#: Upper bound of the files of an image in bytes.
-LARGEST = 64 * 1024 * 1024
 
 VM_CONTEXT_SPEC = ArgumentSpec(
     {
@@ -229,34 +225,4 @@ def _encode(content: str) -> bytes:
         raise InvalidInput("files.content", "...", "a text in UTF-8 is expected; give path for other data") from error
 
 
-def read_contents(spec: ContextSpec) -> dict[str, bytes]:
-    """Return the contents of all files of the image by name.
-
-    :raises DependencyNotFound: a file is missing; :raises InvalidInput: a file isn't regular, or the files are too
-        large.
-    """
-    contents = dict(spec.files)
-    left = LARGEST - sum(map(len, contents.values()))
-    for name, path in spec.sources.items():
-        contents[name] = _read(path, max(left, 0))
-        left -= len(contents[name])
-    if left < 0:
-        raise InvalidInput("files", sorted(contents), f"files of at most {LARGEST} bytes in all are expected")
-    return contents
-
-
-def _read(path: str, most: int) -> bytes:
-    """Return at most ``most + 1`` bytes of a file of this host."""
-    try:
-        with opened_parent(path, option="files.path") as (directory, name):
-            with os.fdopen(open_file_at(directory, name), "rb") as file:
-                return file.read(most + 1)
-    except FileNotFoundError as error:
-        raise DependencyNotFound(f"files.path: this host has no file {path}.") from error
-    except OSError as error:
-        if error.errno in (errno.EINVAL, errno.ELOOP, errno.ENXIO):
-            raise InvalidInput("files.path", path, "the path of a regular file is expected") from error
-        raise from_os_error(error, f"read {path}") from error
-
-
-__all__ = ["APPLICATION_ID", "LARGEST", "VM_CONTEXT_SPEC", "ContextSpec", "parse_context", "read_contents"]
+__all__ = ["APPLICATION_ID", "VM_CONTEXT_SPEC", "ContextSpec", "parse_context"]

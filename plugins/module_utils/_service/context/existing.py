@@ -15,7 +15,8 @@ from ..._core.errors import Conflict
 from ..._core.records import dataclass
 from ..._host.made_directory import Ownership
 from ..._image.iso_image import IsoLabels, read_files, read_labels
-from .desired import APPLICATION_ID, LARGEST
+from ..._image.iso_sources import LARGEST
+from .desired import APPLICATION_ID
 
 #: Upper bound of an image in bytes: that of its files, and of what xorriso adds for 1000 files.
 _LARGEST_IMAGE = LARGEST + 8 * 1024 * 1024
