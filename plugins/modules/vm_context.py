@@ -118,6 +118,7 @@ options:
     description:
       - The id of the guest for cloud-init, such as the UUID of the domain. Required with O(format=nocloud).
       - With a new id, cloud-init configures the guest as if it were new, for example with new host keys of ssh.
+      - With the same id, the next boot applies changed O(mounts), but no changed O(ssh_keys).
     type: str
   owner:
     description:
@@ -143,6 +144,7 @@ options:
 notes:
   - Libvirt usually gives the image of a running domain to the user of QEMU. Don't give O(owner) for such an image,
     because the module would change the owner back.
+  - Only root sees the programs of other users that have the old image open.
   - Ansible prints values of O(variables) with C(-vvv), except for those that are withheld. Set C(no_log) for a task
     with secrets under other names.
 seealso:

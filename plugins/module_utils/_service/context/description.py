@@ -11,11 +11,12 @@ import json
 from collections.abc import Mapping
 
 from ..._core.secrets import WITHHELD, is_secret_name
+from ..._image import nocloud_seed
 from ..._image.context_script import LONGEST_SCRIPT, SCRIPT, VOLUME_ID, parse_script
 from ..._image.iso_image import IsoLabels
 
 #: Names of the formats by volume id.
-FORMATS = {VOLUME_ID: "context", "cidata": "nocloud"}
+FORMATS = {VOLUME_ID: "context", nocloud_seed.VOLUME_ID: "nocloud"}
 
 #: The substitute for a secret that differs from the one before.
 _WITHHELD_CHANGED = f"{WITHHELD} (changed)"
