@@ -43,7 +43,7 @@ def _check(
     names: Iterable[object],
     fields: Mapping[str, object],
 ) -> None:
-    assert type(error) is kind
+    assert error.__class__ is kind
     assert {name: getattr(error, name) for name in fields} == fields
     assert [name for name in map(str, names) if name not in str(error)] == [], str(error)
     if says is not None and not re.fullmatch(re.escape(says).replace(r"\*", ".*"), str(error), re.DOTALL):

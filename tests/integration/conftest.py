@@ -53,7 +53,7 @@ def site(lab_factory: Callable[[dict[str, Any]], Lab]) -> Lab:
     """Start the lab of lab.yml, and turn its hosts into hypervisors with the role."""
     # The name is unique, so that two sessions at once don't stop each other's lab.
     lab = lab_factory({**yaml.safe_load((HERE / "lab.yml").read_text()), "name": f"integration-{os.getpid()}"})
-    play = '[{"hosts": "hosts", "roles": ["granary.vmstore.hypervisor"]}]'
+    play = '[{"hosts": "hosts", "gather_subset": ["min"], "roles": ["granary.vmstore.hypervisor"]}]'
     playbook = lab.state / "hypervisors.yml"
     playbook.write_text(play)
     command = [str(ANSIBLE.with_name("ansible-playbook")), "-i", str(lab.inventory), str(playbook)]

@@ -7,10 +7,10 @@ names.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import ansible_process
 import yaml
 
 TASKS = Path(__file__).parents[2] / "playbooks" / "tasks" / "compare_stores.yml"
@@ -35,7 +35,7 @@ def compare(tmp_path: Path, markers: dict[str, str | None], source: str = "nfs:/
     (tmp_path / "play.yml").write_text(json.dumps(play))
     program = Path(sys.executable).with_name("ansible-playbook")
     command = [str(program), "-i", str(tmp_path / "inventory.yml"), str(tmp_path / "play.yml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = ansible_process.run(command)
     return done.returncode, done.stdout
 
 

@@ -167,6 +167,9 @@ class Guest:
             self.name,
             "--memory",
             str(self.spec.memory),
+            # Two emulated processors are slower than one, and their kernel may panic in its boot on a busy machine.
+            "--vcpus",
+            "1",
             # The newest system that the virt-install of both kinds of hosts has.
             "--osinfo",
             "debian12",

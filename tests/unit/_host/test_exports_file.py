@@ -162,7 +162,7 @@ def test_an_edit_leaves_the_lines_of_others(text: str, new: Export) -> None:
 def pieces(data: bytes, old: list[Export]) -> list[bytes]:
     """Return the parts of a file without some entries."""
     places = [0, *(place for one in old for place in (one.start, one.end)), len(data)]
-    return [data[start:end] for start, end in zip(places[::2], places[1::2], strict=True)]
+    return [data[start:end] for start, end in zip(places[::2], places[1::2])]  # noqa: B905  # Python 3.9
 
 
 @thorough

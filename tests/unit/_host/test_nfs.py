@@ -308,7 +308,7 @@ def test_both_types_have_the_mounts_of_every_version(name: str) -> None:
 )
 def test_the_reason_for_a_mount_that_failed(text: str, reason: str) -> None:
     explained = Nfs().explain(CommandFailed(f"mount.nfs: {text}"), "nas:/none", "/mnt/a")
-    assert type(explained) is CommandFailed
+    assert explained.__class__ is CommandFailed
     assert reason in str(explained) and text in str(explained)
 
 

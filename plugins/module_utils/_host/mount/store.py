@@ -113,8 +113,9 @@ def _apply(root: int, path: str, uid: int, gid: int, mode: int) -> None:
 
 @contextlib.contextmanager
 def _opened_root(path: str) -> Iterator[int]:
-    with hold(path) as (parent, name), open_held(parent, name) as root, os_errors(f"look at the store on {path}"):
-        yield root
+    with hold(path) as (parent, name):
+        with open_held(parent, name) as root, os_errors(f"look at the store on {path}"):
+            yield root
 
 
 def _as_owner(root: int, function: Callable[[], Answer]) -> Answer:

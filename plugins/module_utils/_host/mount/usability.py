@@ -36,10 +36,11 @@ def require_usable(path: str, name: str, user: Identity, actions: Sequence[str])
     :arg name: the user's name, for messages.
     :raises Conflict: an action failed, with the reason and the remedy; :raises NoSpace: the store is full.
     """
-    with hold(path) as (parent, point), open_held(parent, point) as root:
-        with acting_as(user):
-            _require_way(path, name)
-        _Trial(path, name, user, root).run(actions)
+    with hold(path) as (parent, point):
+        with open_held(parent, point) as root:
+            with acting_as(user):
+                _require_way(path, name)
+            _Trial(path, name, user, root).run(actions)
 
 
 def _require_way(path: str, name: str) -> None:

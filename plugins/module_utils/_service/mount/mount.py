@@ -45,7 +45,7 @@ class MountSpec:
     :arg remount: ``never`` leaves a mount with other options, ``live`` remounts it, and ``unmount`` also unmounts it
         where a remount isn't enough.
     :arg may_hide: whether the mount point may have files, which the mount hides.
-    :arg is_lazy: whether a mount that doesn't respond is detached.
+    :arg is_lazy: whether a mount that doesn't respond is detached; ``None`` if the user has no such choice.
     :arg timeout: seconds for each access to the mount.
     """
 
@@ -58,8 +58,8 @@ class MountSpec:
     is_in_fstab: bool = True
     remount: str = "unmount"
     may_hide: bool = True
-    is_lazy: bool = False
-    timeout: float = 60
+    is_lazy: bool | None = None
+    timeout: float = 30
 
     @property
     def is_mounted(self) -> bool:
@@ -237,9 +237,10 @@ class MountService(Service):
         """
         found = read_condition(mounted.mount_point, self.desired.timeout)
         if not found.responds and not self.desired.is_lazy:
+            advice = "." if self.desired.is_lazy is None else ", or detach the mount with lazy=true."
             raise TimedOut(
                 f"The mount {mounted} did not respond within {self.desired.timeout:g} seconds: its server is away, or "
-                "very busy; nothing was changed. Bring the server back, or detach the mount with lazy=true."
+                f"very busy; nothing was changed. Bring the server back{advice}"
             )
         return found
 
