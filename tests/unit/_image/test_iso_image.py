@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandMissing, InvalidInput
 from ansible_collections.granary.vmstore.plugins.module_utils._image.iso_image import (
     LONGEST_NAME,
+    MOST_FILES,
     IsoLabels,
     check_file_name,
     iso_bytes,
@@ -154,6 +155,20 @@ def test_files_that_overlap_are_refused(image: Path) -> None:
     for records in (record * 3, record * 50):
         with pytest.raises(ValueError):
             read_files(change(image, root_of(image), records + b"\0" * 100))
+
+
+@pytest.mark.parametrize("count", [MOST_FILES, MOST_FILES + 1])
+def test_an_image_of_too_many_files_is_refused(image: Path, count: int) -> None:
+    names = [str(number).encode() for number in range(count)]
+    records = [struct.pack("<BxI4xI4x14xB", 34 + len(name), 0, 0, len(name)) + name + b"\0" for name in names]
+    sectors = [b"".join(records[start : start + 50]).ljust(2048, b"\0") for start in range(0, count, 50)]
+    root = len(image.read_bytes()) // 2048
+    data = change(image, DESCRIPTOR + 158, struct.pack("<I4xI", root, 2048 * len(sectors))) + b"".join(sectors)
+    if count == MOST_FILES:
+        assert list(read_files(data)) == [name.decode() for name in names]
+    else:
+        with pytest.raises(ValueError):
+            read_files(data)
 
 
 @given(place=st.integers(DESCRIPTOR, DESCRIPTOR + 40 * 2048), junk=st.binary(min_size=1, max_size=40))

@@ -16,6 +16,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     Conflict,
     DependencyMissing,
     DependencyNotFound,
+    FileAccessFailed,
     InvalidInput,
     PathNotAllowed,
     StaleState,
@@ -196,6 +197,24 @@ def test_a_member_of_the_directorys_group_gets_no_secrets_by_an_image_of_their_o
     path.chmod(0o666)
     assert names(make(path)) == ["replace context image"]
     assert facts(path) == "regular file {0}:{0} 640".format(tenant.stat().st_uid)
+
+
+def test_a_user_without_roots_rights_owns_the_image(tenant: Path) -> None:
+    owner = tenant.stat().st_uid
+    (tenant / "of-root").mkdir(mode=0o755)
+    os.chmod(tenant / "of-root", 0o775)
+    os.chown(tenant / "of-root", 0, owner)
+    os.setegid(owner)
+    os.seteuid(owner)
+    try:
+        make(tenant / "of-root" / "context.iso")
+        with refused(FileAccessFailed, names=["context.iso"]):
+            service(tenant / "of-root" / "context.iso", owner="root").converge()
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+    assert facts(tenant / "of-root" / "context.iso") == f"regular file {owner}:{owner} 640"
+    assert os.listdir(tenant / "of-root") == ["context.iso"]
 
 
 def test_absent(tmp_path: Path) -> None:
