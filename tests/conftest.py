@@ -100,6 +100,7 @@ HOST = (
     "_service/test_subid.py",
     "_service/test_virtiofs_export.py",
     "_service/test_virtiofs_mount.py",
+    "_service/test_vm_context.py",
     "simulated_datastore/test_capacity.py",
     "simulated_datastore/test_durability.py",
     "simulated_datastore/test_policies.py",

@@ -30,11 +30,20 @@ def write_atomic(path: str, data: bytes, *, mode: int = 0o644) -> None:
         replace_file(directory, name, data, mode)
 
 
-def replace_file(directory: int, name: str, data: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
+def replace_file(
+    directory: int,
+    name: str,
+    data: bytes,
+    mode: int,
+    owner: tuple[int, int] | None = None,
+    *,
+    keeps_attributes: bool = True,
+) -> None:
     """Replace the file ``name`` of an open directory like :func:`write_atomic`, even if other users change the name
     meanwhile.
 
     :arg owner: user and group of a new file; without them they are this process's.
+    :arg keeps_attributes: whether the attributes of an existing file are kept. Otherwise ``mode`` and ``owner`` apply.
     :raises OSError: the operating system refuses, or ``name`` is no regular file.
     """
     descriptor, temporary = create_temporary(directory, name)
@@ -42,7 +51,7 @@ def replace_file(directory: int, name: str, data: bytes, mode: int, owner: tuple
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            if not _copy_attributes(directory, name, descriptor):
+            if not (keeps_attributes and _copy_attributes(directory, name, descriptor)):
                 if owner is not None:
                     os.fchown(descriptor, *owner)
                 os.fchmod(descriptor, mode)

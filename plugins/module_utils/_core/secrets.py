@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The parts of a text that may be secrets, if the text is or should be a URL (RFC 3986): user information, query and
-fragment.
+fragment. The names of variables with secrets.
 
 A mistyped URL, or a URL in an option that takes none, still contains a password.
 """
@@ -23,6 +23,14 @@ _WITHOUT_PASSWORD = re.compile(
     r"(ssh://([^:@/?#\s]+@)?[^@?#\s]*|(qemu|test)(\+[a-z0-9]+)?://([^:@/?#\s]+@)?[^@#\s]*)", re.IGNORECASE
 )
 
+#: Names of variables with secrets, such as ``PASSWORD_BASE64``, ``API_KEY`` or ``TOKEN``.
+_SECRET_NAME = re.compile(r"PASS|PWD|SECRET|TOKEN|CREDENTIAL|PRIVATE|KEY(_|$)|KEYS(_|$)", re.IGNORECASE)
+#: Names of variables with the public part of a key.
+_PUBLIC_NAME = re.compile("PUBLIC|AUTHORIZED_KEY", re.IGNORECASE)
+
+#: The substitute for a secret in a result.
+WITHHELD = "..."
+
 #: The substitute for the query of a URL in a message.
 WITHHELD_QUERY = "?..."
 
@@ -34,6 +42,11 @@ def may_hold_secret(text: str) -> bool:
     """Return whether ``text`` may contain a password."""
     text = text.removesuffix(WITHHELD_QUERY)
     return _SUSPICIOUS.search(text) is not None and _WITHOUT_PASSWORD.fullmatch(text) is None
+
+
+def is_secret_name(name: str) -> bool:
+    """Return whether the variable ``name`` may have a secret as its value."""
+    return _SECRET_NAME.search(name) is not None and _PUBLIC_NAME.search(name) is None
 
 
 def withhold(text: str) -> str:
@@ -71,4 +84,4 @@ def secrets_of(text: str) -> Iterator[str]:
         yield from (part for part in _AROUND.split(text) if part != text and may_hold_secret(part))
 
 
-__all__ = ["may_hold_secret", "secrets_of", "withhold"]
+__all__ = ["WITHHELD", "is_secret_name", "may_hold_secret", "secrets_of", "withhold"]

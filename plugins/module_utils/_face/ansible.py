@@ -17,7 +17,7 @@ from .._core.arguments import ArgumentSpec, refuse_truth_values
 from .._core.descriptors import open_standard_descriptors
 from .._core.errors import DependencyMissing, PartlyDone, VmstoreError, from_os_error
 from .._core.plan import Plan
-from .._core.secrets import secrets_of
+from .._core.secrets import WITHHELD, is_secret_name, secrets_of
 from .._service.service import Service
 
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ else:
 #: The option whose values are secrets under any name. It is not declared as ``no_log``, because Ansible would then hide
 #: short values everywhere in a module's result.
 HEADERS = "headers"
-WITHHELD = "..."
+#: The option whose values are secrets under the names that :func:`is_secret_name` finds.
+VARIABLES = "variables"
+#: The option for the content of a file, which is in no invocation.
+CONTENT = "content"
 
 #: Lower bound of the length in characters of a secret that is hidden in a module's result.
 SHORTEST_SECRET = 8
@@ -86,7 +89,8 @@ def _find_secrets(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         for name, one in value.items():
             yield from _find_secrets(name)
-            yield from _find_header_secrets(one) if name == HEADERS else _find_secrets(one)
+            yield from _find_named_secrets(_secret_values(name, one))
+            yield from _find_secrets(one) if name != HEADERS else ()
     elif isinstance(value, (list, tuple)):
         for one in value:
             yield from _find_secrets(one)
@@ -96,9 +100,19 @@ def _find_secrets(value: Any) -> Iterator[str]:
             yield from {repr(secret)[1:-1]} - {secret}
 
 
-def _find_header_secrets(value: Any) -> Iterator[str]:
-    """Yield the possible secrets in HTTP headers, which can be text until Ansible has converted them."""
-    for one in [*value.values()] if isinstance(value, Mapping) else [value]:
+def _secret_values(option: str, value: Any) -> list[Any]:
+    """Return the values that are secrets because of their names. Options can be text until Ansible has converted
+    them.
+    """
+    if option not in (HEADERS, VARIABLES):
+        return []
+    if not isinstance(value, Mapping):
+        return [value]
+    return [one for name, one in value.items() if option == HEADERS or is_secret_name(str(name))]
+
+
+def _find_named_secrets(values: list[Any]) -> Iterator[str]:
+    for one in values:
         # Short values are left out, because Ansible hides a secret everywhere: a 1 would disappear from all numbers.
         if len(str(one)) >= SHORTEST_SECRET:
             yield str(one)
@@ -144,18 +158,21 @@ def _as_result(module: AnsibleModule, plan: Plan) -> dict[str, object]:
 
 
 def _as_invocation(value: Any) -> Any:
-    """Return options without null values and without the values of HTTP headers, also inside lists."""
+    """Return options without null values and without secrets, also inside lists."""
     if isinstance(value, Mapping):
-        return {
-            name: _withhold(one) if name == HEADERS else _as_invocation(one)
-            for name, one in value.items()
-            if one is not None
-        }
+        return {name: _withhold(name, one) for name, one in value.items() if one is not None}
     return [_as_invocation(one) for one in value] if isinstance(value, list) else value
 
 
-def _withhold(headers: Any) -> Any:
-    return dict.fromkeys(headers, WITHHELD) if isinstance(headers, Mapping) else WITHHELD
+def _withhold(option: str, value: Any) -> Any:
+    """Return the value of an option without the values of HTTP headers, secret variables, and contents of files."""
+    if option == CONTENT or (option in (HEADERS, VARIABLES) and not isinstance(value, Mapping)):
+        return WITHHELD
+    if option in (HEADERS, VARIABLES):
+        return {
+            name: WITHHELD if option == HEADERS or is_secret_name(str(name)) else one for name, one in value.items()
+        }
+    return _as_invocation(value)
 
 
 def run_info_module(spec: ArgumentSpec, read: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> NoReturn:

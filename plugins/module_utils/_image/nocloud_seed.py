@@ -16,16 +16,15 @@ import errno
 import json
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 
-from .._core.command import run
 from .._core.directory import open_file_at, opened_parent
-from .._core.errors import CommandMissing, Conflict, InvalidInput, from_os_error, missing_command
+from .._core.errors import Conflict, InvalidInput, from_os_error
 from .._core.plain import from_plain, to_plain
 from .._core.records import dataclass
 from .._host.mount.virtiofs import VIRTIOFS_OPTIONS
 from .._model.mount_names import check_mount_point, check_mount_tag
+from .iso_image import IsoLabels, iso_bytes, read_files, read_labels
 
 #: The volume id by which cloud-init finds a NoCloud seed.
 VOLUME_ID = "cidata"
@@ -34,9 +33,6 @@ MARKER = "granary"
 #: Version of the generated files. A new version rewrites existing seeds.
 FORMAT = 1
 
-#: ECMA-119: bytes of a logical sector, and the sector of the primary volume descriptor.
-_SECTOR = 2048
-_DESCRIPTOR = 16 * _SECTOR
 #: Upper bound of a seed in bytes. A seed of this collection has some 400 KiB.
 _LARGEST = 4 * 1024 * 1024
 _INSTANCE_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
@@ -89,7 +85,7 @@ def read_seed(path: str) -> Seed | None:
             raise _not_ours(path) from error
         raise from_os_error(error, f"read {path}") from error
     try:
-        return _parse_marker(_file(data, MARKER))
+        return _parse_marker(_read_marker(data))
     except (ArithmeticError, InvalidInput, LookupError, RecursionError, TypeError, ValueError) as error:
         raise _not_ours(path) from error
 
@@ -108,29 +104,19 @@ def seed_bytes(instance_id: str, mounts: Sequence[SeedMount]) -> bytes:
     :raises InvalidInput: a tag or a mount point that cloud-init can't carry.
     :raises CommandFailed: xorriso isn't installed, or failed.
     """
-    files = _contents(Seed(instance_id, tuple(mounts)))
-    try:
-        with tempfile.TemporaryDirectory(prefix="vmstore-seed-") as scratch:
-            tree = os.path.join(scratch, "tree")
-            os.mkdir(tree)
-            for name, text in files.items():
-                with open(os.path.join(tree, name), "w", encoding="utf-8") as file:
-                    file.write(text)
-                os.utime(file.name, (0, 0))
-            os.utime(tree, (0, 0))
-            image = os.path.join(scratch, "image")
-            _make_image(tree, image)
-            with open(image, "rb") as made:
-                return made.read()
-    except OSError as error:
-        raise from_os_error(error, "make a NoCloud seed in the directory for temporary files") from error
+    return iso_bytes(IsoLabels(VOLUME_ID), _contents(Seed(instance_id, tuple(mounts))))
 
 
-def _contents(seed: Seed) -> dict[str, str]:
-    """Return the seed's files by name. JSON is written in place of YAML, because all JSON is YAML."""
-    if re.fullmatch(_INSTANCE_ID, seed.instance_id) is None:
-        raise InvalidInput("instance_id", seed.instance_id, "a domain's uuid is expected")
-    lines = [_fstab_fields(mount) for mount in seed.mounts]
+def cloud_files(
+    instance_id: str, mounts: Sequence[SeedMount], *, hostname: str | None = None, ssh_keys: Sequence[str] = ()
+) -> dict[str, bytes]:
+    """Return the files that cloud-init reads, by name. JSON is written in place of YAML, because all JSON is YAML.
+
+    :raises InvalidInput: an instance id, a tag or a mount point that cloud-init can't carry.
+    """
+    if re.fullmatch(_INSTANCE_ID, instance_id) is None:
+        raise InvalidInput("instance_id", instance_id, "a domain's uuid is expected")
+    lines = [_fstab_fields(mount) for mount in mounts]
     points = [line[1] for line in lines]
     for point in points:
         if points.count(point) > 1:
@@ -144,11 +130,15 @@ def _contents(seed: Seed) -> dict[str, str]:
     }
     if lines:  # cloud-init logs a warning about an empty list
         user_data["mounts"] = lines
-    return {
-        "meta-data": _json({"instance-id": seed.instance_id}),
-        "user-data": "#cloud-config\n" + _json(user_data),
-        MARKER: _json(to_plain(seed)),
-    }
+    if ssh_keys:
+        user_data["ssh_authorized_keys"] = list(ssh_keys)
+    meta_data = {"instance-id": instance_id, **({} if hostname is None else {"local-hostname": hostname})}
+    return {"meta-data": _json(meta_data), "user-data": b"#cloud-config\n" + _json(user_data)}
+
+
+def _contents(seed: Seed) -> dict[str, bytes]:
+    """Return the seed's files by name."""
+    return {**cloud_files(seed.instance_id, seed.mounts), MARKER: _json(to_plain(seed))}
 
 
 def _fstab_fields(mount: SeedMount) -> list[str]:
@@ -166,18 +156,8 @@ def _fstab_fields(mount: SeedMount) -> list[str]:
     return [tag, point, "virtiofs", ",".join([*words, "nofail"]), "0", "0"]
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, indent=1, sort_keys=True) + "\n"
-
-
-def _make_image(tree: str, image: str) -> None:
-    argv = ["xorriso", "-no_rc", "-as", "mkisofs", "-quiet", "-volid", VOLUME_ID, "-joliet", "-rational-rock"]
-    # All dates are constant, so that equal seeds have equal bytes.
-    argv += ["--modification-date=1970010100000000", "--set_all_file_dates", "set_to_mtime", "-output", image, tree]
-    try:
-        run(argv)
-    except CommandMissing as error:
-        raise missing_command("xorriso", "xorriso") from error
+def _json(value: object) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"
 
 
 def _parse_marker(data: bytes) -> Seed:
@@ -191,41 +171,15 @@ def _parse_marker(data: bytes) -> Seed:
     return seed
 
 
-def _file(data: bytes, wanted: str) -> bytes:
-    """Return the file ``wanted`` in the root directory of an ISO 9660 image. Names are the plain ones (ECMA-119), in
-    lower case.
+def _read_marker(data: bytes) -> bytes:
+    """Return the marker in an ISO 9660 image.
 
-    :raises ValueError: ``data`` isn't an image with the volume id.
-    :raises LookupError: the image has no such file.
+    :raises ValueError: ``data`` isn't a NoCloud seed.
+    :raises LookupError: the seed has no marker.
     """
-    descriptor = data[_DESCRIPTOR : _DESCRIPTOR + _SECTOR]
-    if (
-        len(data) > _LARGEST
-        or descriptor[:7] != b"\x01CD001\x01"
-        or descriptor[40:72].rstrip(b" ") != VOLUME_ID.encode()
-    ):
+    if len(data) > _LARGEST or read_labels(data).volume_id != VOLUME_ID:
         raise ValueError("not a NoCloud seed")
-    directory = _extent(data, descriptor[156:190])
-    place = 0
-    while place < len(directory):
-        length = directory[place]
-        if length < 34:  # the rest of a sector is zeros
-            place = (place // _SECTOR + 1) * _SECTOR
-            continue
-        record = directory[place : place + length]
-        name = record[33 : 33 + record[32]].partition(b";")[0].rstrip(b".").decode("ascii", "replace").lower()
-        if name == wanted:
-            return _extent(data, record)
-        place += length
-    raise LookupError(wanted)
+    return read_files(data)[MARKER]
 
 
-def _extent(data: bytes, record: bytes) -> bytes:
-    """Return the data of a directory record (ECMA-119, 9.1): first sector at byte 2, length at byte 10, both with 32
-    bits, little-endian first.
-    """
-    start = int.from_bytes(record[2:6], "little") * _SECTOR
-    return data[start : start + int.from_bytes(record[10:14], "little")]
-
-
-__all__ = ["Seed", "SeedMount", "read_seed", "seed_bytes"]
+__all__ = ["VOLUME_ID", "Seed", "SeedMount", "cloud_files", "read_seed", "seed_bytes"]

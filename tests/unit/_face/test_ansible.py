@@ -19,6 +19,8 @@ from ansible.module_utils.testing import patch_module_args
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._core.arguments import ArgumentSpec
 from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_info_module, run_module
+from ansible_collections.granary.vmstore.plugins.module_utils._service.context.context import ContextService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.context.desired import VM_CONTEXT_SPEC
 from ansible_collections.granary.vmstore.plugins.module_utils._service.ids.subid import (
     SUBID_SPEC,
     SubidService,
@@ -93,6 +95,32 @@ def test_null_options_and_headers_are_in_no_invocation(
     (line,) = [one for one in logged if "Invoked with" in one]
     assert "name=x" in line
     assert "None" not in line
+    assert "pa55" not in json.dumps(answer) + line
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_secret_variables_and_contents_are_in_no_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], logged: list[str], fails: bool, as_text: bool
+) -> None:
+    variables: object = {"NETWORK": "YES", "PASSWORD": "pa55-word", "USER_TOKEN": "pa55\n'word", "N": 7}
+    if as_text:
+        variables = "NETWORK=YES PASSWORD=pa55-word"
+    asked = {"_ansible_inject_invocation": True} if "inject_invocation" in PASS_VARS else {}
+    options = {
+        "path": "x.iso" if fails else str(tmp_path / "x.iso"),
+        "variables": variables,
+        "files": [{"name": "x", "content": "pa55"}],
+    }
+    given = {"_ansible_check_mode": True, "_ansible_diff": True, **asked, **options}
+    with patch_module_args(given), pytest.raises(SystemExit):
+        run_module(VM_CONTEXT_SPEC, ContextService)
+    answer = json.loads(capsys.readouterr().out)
+    assert answer.get("failed", False) is fails
+    given = answer["invocation"]["module_args"]
+    assert (given["variables"]["NETWORK"], given["variables"]["PASSWORD"]) == ("YES", "...")
+    assert given["files"][0] == {"name": "x", "content": "..."}
+    (line,) = [one for one in logged if "Invoked with" in one]
     assert "pa55" not in json.dumps(answer) + line
 
 
