@@ -203,7 +203,7 @@ def test_datastores_on_a_dead_server_take_the_time_once(
     found = info(timeout=2)
     assert time.monotonic() - start < 2 * number  # a generous bound: one by one they take longer
     datastore.set(state="up")
-    assert [one["name"] for one in found if "does not respond" in str(one["monitor_error"])] == [
+    assert [one["name"] for one in found if "is away" in str(one["monitor_error"])] == [
         f"nas{one}" for one in range(number)
     ]
     assert next(one for one in found if one["name"] == "default")["total_mb"] > 0

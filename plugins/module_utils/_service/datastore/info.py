@@ -60,7 +60,7 @@ def _find_hung(datastores: Sequence[Datastore], timeout: float) -> dict[str, Vms
     """
     paths = [one.base_path for one in datastores if class_for(one).info.is_directory and not one.bridge_list]
     return {
-        path: TimedOut(f"The directory {path} is on a file system that does not respond: {condition.error}.")
+        path: TimedOut(f"The file system of {path} is away: {condition.error}.")
         for path, condition in read_conditions(paths, timeout).items()
         if not condition.responds
     }

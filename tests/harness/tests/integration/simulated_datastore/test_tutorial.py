@@ -53,6 +53,8 @@ mount -t tmpfs none /mnt
 mkdir -p /run/simulated-datastore
 mount -t tmpfs none /run/simulated-datastore
 mount -t tmpfs none /run/lock
+# The reader's machine has no NFS of its own.
+rm -f /sbin/mount.nfs* /sbin/umount.nfs*
 """
 #: Commands whose output must be the same before and after.
 LOOK = (
