@@ -195,19 +195,6 @@ def test_any_number_of_functions_that_hang_leaves_the_others_their_time() -> Non
     assert {type(found[name]) for name in functions if name != "quick"} == {TimedOut}
 
 
-def test_a_process_that_cannot_be_started_is_the_error_of_its_function() -> None:
-    program = f"""
-import os, resource
-from {deadline.__name__} import run_all_with_deadline
-os.setgid(61003); os.setuid(61003)
-resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
-for found in run_all_with_deadline(60, "Reading {{}}", {{"a": os.getpid, "b": os.getpid}}).values():
-    print(type(found).__name__)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["FileAccessFailed", "FileAccessFailed"]
-
-
 def test_what_the_child_started_is_stopped_too() -> None:
     def start() -> Iterator[int]:
         with subprocess.Popen(["sleep", "1000"]) as command:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore i
 from ansible_collections.granary.vmstore.plugins.module_utils._model.image import Image
 from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.info import datastore_info
 from refusal import refused
-from simulated_datastore.testing import SimulatedDatastore
 
 
 @pytest.fixture
@@ -185,25 +183,3 @@ def test_a_directory_that_is_missing_loses_no_image_from_the_answer(
     found = info(name="1")[0]
     assert "No such file or directory" in found["monitor_error"]
     assert [(one["name"], one["allocated_bytes"]) for one in found["images"]] == [("image0", None)]
-
-
-def test_datastores_on_a_dead_server_take_the_time_once(
-    catalog: str, info: Callable[..., list], datastore: SimulatedDatastore
-) -> None:
-    number = 20
-    with open_catalog(catalog, create=False) as made, made.transaction():
-        for one in range(number):
-            (datastore.path() / str(one)).mkdir()
-            row = Datastore(
-                made.take_id("datastore"), f"nas{one}", "image", "fs", "shared", f"{datastore.path()}/{one}"
-            )
-            DATASTORES.insert(made, row)
-    datastore.set(state="hung")
-    start = time.monotonic()
-    found = info(timeout=2)
-    assert time.monotonic() - start < 2 * number  # a generous bound: one by one they take longer
-    datastore.set(state="up")
-    assert [one["name"] for one in found if "is away" in str(one["monitor_error"])] == [
-        f"nas{one}" for one in range(number)
-    ]
-    assert next(one for one in found if one["name"] == "default")["total_mb"] > 0
