@@ -357,6 +357,7 @@ def test_a_front_end_whose_drivers_mount_as_the_service_user(site: Site) -> None
     assert site.mounted() == ""
     site.sh("echo 'service ALL=(root) NOPASSWD: /usr/bin/mount' > /etc/sudoers.d/service", "frontend")
     assert re.search(r"^TOTAL_MB=[1-9]", site.sh(monitor, "frontend"), re.MULTILINE)
+    assert site.sh(f"findmnt --noheadings --list --output SOURCE,TARGET | grep -c ' {POINT}$'", "frontend") == "1\n"
     assert site.mounted().split()[0] == site.source()
     site.sh(f"rm -rf {remotes} /etc/sudoers.d/service /usr/local/lib/granary-vmstore", "frontend")
 

@@ -16,9 +16,11 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     InvalidInput,
     TimedOut,
 )
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore import shared_store
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.shared_store import read_nfs_auto
 from ansible_collections.granary.vmstore.plugins.module_utils._host.mount import store
+from ansible_collections.granary.vmstore.plugins.module_utils._host.mount.mountinfo import Mount
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 from refusal import refused
 
@@ -151,3 +153,16 @@ def test_a_datastore_that_the_driver_mounts_is_not_mounted_in_check_mode(tmp_pat
     with pytest.raises(DependencyMissing):
         driver.monitor()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_another_action_mounts_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mount of this action fails, on a machine without a server. The table then has that of the other action."""
+    point = str(tmp_path / "100")
+    other = Mount(9, 1, "0:9", "/", point, ("rw",), "nfs4", "127.0.0.1:/srv", ("rw", "vers=4.2"))
+    tables = iter([[]])
+    monkeypatch.setattr(shared_store, "read_mounts", lambda: next(tables, [other]))
+    attributes = {"nfs_auto_enable": "yes", "nfs_auto_host": "127.0.0.1", "nfs_auto_path": "/srv"}
+    driver = driver_at(tmp_path / "100", shared=False, attributes=attributes)
+    driver.may_mount = True
+    driver.prepare()
+    assert os.listdir(tmp_path) == ["100"]

@@ -57,12 +57,12 @@ class DirectoryDriver(DatastoreDriver):
         """Create the datastore's directory if it is missing. The parent directory must exist, because it may be a mount
         point.
 
-        :raises VmstoreError: see :meth:`require_store`.
         The new directory gets the owner of the parent directory (the service user), also if root creates it.
 
         :raises PathNotAllowed: a link of another user leads to the directory.
         :raises FileAccessFailed: the directory can't be created.
         :raises StaleState: another program replaced the new directory.
+        :raises VmstoreError: see :meth:`require_store`.
         """
         self.require_store()
         self._make_directory()
@@ -158,7 +158,6 @@ def read_capacity(path: str, completed: Completed) -> Capacity:
 
 __all__ = [
     "MEBIBYTE",
-    "NFS_AUTO",
     "DirectoryDriver",
     "SystemDriver",
     "in_mebibytes",

@@ -15,7 +15,14 @@ import os
 
 from ..._core.command import run
 from ..._core.deadline import run_with_deadline
-from ..._core.errors import Conflict, DependencyMissing, InvalidInput, TimedOut
+from ..._core.errors import (
+    CommandFailed,
+    Conflict,
+    DependencyMissing,
+    InvalidInput,
+    TimedOut,
+    VmstoreError,
+)
 from ..._core.paths import real_path
 from ..._core.records import TYPE_CHECKING
 from ..._host.mount import live, store
@@ -115,10 +122,14 @@ class SharedStore:
                     "first action mounts it (NFS_AUTO_ENABLE)."
                 )
             self._prepare()
-            self._mount(source, words)
+            try:
+                self._mount(source, words)
+            except VmstoreError:
+                # Another action may have mounted the store at the same time.
+                if not _is_of(mounts_at(read_mounts(), self._path), source):
+                    raise
             here = mounts_at(read_mounts(), self._path)
-        nfs = Nfs()
-        if not here or not nfs.matches_type(here[-1].fstype) or not nfs.is_same_source(here[-1].source, source):
+        if not _is_of(here, source):
             found = here[-1] if here else "nothing"
             raise Conflict(
                 f"The datastore {self._datastore.name!r} needs {source} on {self._path} (NFS_AUTO_HOST, "
@@ -143,7 +154,7 @@ class SharedStore:
         if self._datastore.marker is None:
             condition = read_condition(path, self._timeout)
             if not condition.is_ok:
-                raise TimedOut(
+                raise (CommandFailed if condition.responds else TimedOut)(
                     f"The datastore {self._datastore.name!r} can't be used: the mount {mounted} is away "
                     f"({condition.error}); nothing was changed."
                 )
@@ -154,8 +165,14 @@ class SharedStore:
             found = f"the marker {marker}" if marker else f"no marker {store.MARKER}"
             raise Conflict(
                 f"The datastore {self._datastore.name!r} is on the store {self._datastore.marker}, but {mounted} has "
-                f"{found}: another store is mounted there; nothing was changed."
+                f"{found}: another store is mounted there, so it is not used."
             )
+
+
+def _is_of(here: Sequence[Mount], source: str) -> bool:
+    """Return whether the last of some mounts is the NFS mount of ``source``."""
+    nfs = Nfs()
+    return bool(here) and nfs.matches_type(here[-1].fstype) and nfs.is_same_source(here[-1].source, source)
 
 
 __all__ = ["SharedStore", "read_nfs_auto"]

@@ -9,8 +9,6 @@ its marker, and what the service user can do there.
 from __future__ import annotations
 
 import functools
-import os
-import pwd
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -23,7 +21,7 @@ from ..._core.errors import (
     DependencyNotFound,
     InvalidInput,
 )
-from ..._core.identity import Identity
+from ..._core.identity import user_called
 from ..._core.paths import absolute
 from ..._core.plan import Action, Plan
 from ..._host.mount import live, store
@@ -267,10 +265,10 @@ class SharedMountService(MountService):
         if self.content.verify is None:
             return
         name = self.content.verify["user"]
-        try:
-            user = _identity(name)
-        except DependencyNotFound as error:
-            self.report_missing(plan, error, is_planned=True)
+        user = user_called(name)
+        if user is None:
+            missing = DependencyNotFound(f"verify: this host has no user {name!r}.")
+            self.report_missing(plan, missing, is_planned=True)
             return
         call = functools.partial(require_usable, path, name, user, self.content.verify["actions"])
         plan.checks.append(functools.partial(self._within, f"Trying what {name} can do in {path}", call))
@@ -282,18 +280,6 @@ def _describe_root(root: StoreRoot) -> dict[str, str]:
 
 def _change_root(path: str, wanted: StoreRoot) -> None:
     store.change_root(path, wanted.uid, wanted.gid, wanted.mode)
-
-
-def _identity(name: str) -> Identity:
-    """Return a user with all groups.
-
-    :raises DependencyNotFound: this host has no such user.
-    """
-    try:
-        account = pwd.getpwnam(name)
-    except KeyError as error:
-        raise DependencyNotFound(f"verify: this host has no user {name!r}.") from error
-    return Identity(account.pw_uid, account.pw_gid, tuple(os.getgrouplist(name, account.pw_gid)))
 
 
 __all__ = ["SHARED_MOUNT_SPEC", "SharedMountService", "build_shared_mount", "check_timeout"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import pwd
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from ..._core.arguments import ArgumentSpec
 from ..._core.deadline import run_all_with_deadline
 from ..._core.errors import LibvirtFailed, TimedOut, VmstoreError
 from ..._core.files import read_text
-from ..._core.identity import Identity, acting_as
+from ..._core.identity import Identity, acting_as, user_called
 from ..._core.paths import absolute, is_within
 from ..._core.records import dataclass
 from ..._host.mount import commands, fstab, mountinfo, store
@@ -60,7 +59,7 @@ def shared_mount_info(options: Mapping[str, Any], etc: str = "/etc", proc: str =
     visible = [one.path for one in found if one.state == "ok"]
     conditions = read_conditions(visible, timeout)
     alive = [one for one in visible if conditions[one].is_ok]
-    user = _identity_of(options["user"])
+    user = user_called(options["user"])
     looks: dict[str, Callable[[], dict[str, object]]] = {one: functools.partial(_look, one, user) for one in alive}
     contents = run_all_with_deadline(timeout, "Reading the store on {}", looks)
     warnings: list[str] = []
@@ -95,14 +94,6 @@ def _placement(mounts: Sequence[mountinfo.Mount], mount: mountinfo.Mount) -> str
     if mountinfo.visible(mounts, mount.mount_point)[-1] != mount:
         return "hidden"
     return "stacked" if len(mountinfo.mounts_at(mounts, mount.mount_point)) > 1 else "ok"
-
-
-def _identity_of(name: str) -> Identity | None:
-    try:
-        account = pwd.getpwnam(name)
-    except KeyError:
-        return None
-    return Identity(account.pw_uid, account.pw_gid, tuple(os.getgrouplist(name, account.pw_gid)))
 
 
 def _look(path: str, user: Identity | None) -> dict[str, object]:

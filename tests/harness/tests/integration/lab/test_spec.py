@@ -52,9 +52,9 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert load_spec(tmp_path / "lab.yml").hosts["h"].kind == "debian12"
 
 
-def test_the_labs_of_the_integration_tests() -> None:
-    spec = load_spec(Path(__file__).parents[4] / "integration/labs/shared.yml")
-    assert {name: host.kind for name, host in spec.hosts.items()} == dict.fromkeys(("nfs", "frontend", "hv1"), "uml")
+def test_the_lab_of_the_scenario_shared() -> None:
+    spec = load_spec(Path(__file__).parents[5] / "molecule/shared/lab/shared.yml")
+    assert {name: host.kind for name, host in spec.hosts.items()} == dict.fromkeys(("nfs", "front", "hv1"), "uml")
 
 
 @pytest.mark.parametrize(
