@@ -91,14 +91,16 @@ class Staging:
         """
         position = self._read_state()
         if position is None:
-            position = self.start
             for name in (DATA, OLD):
                 with contextlib.suppress(FileNotFoundError):
                     remove_at(self._part.descriptor, name)
+            self._require_room(self.start)
             os.mkdir(DATA, 0o700, dir_fd=self._part.descriptor)
+        else:
+            self._require_room(position)
         self.data = open_directory_at(self._part.descriptor, DATA)
-        self._require_room(position)
-        if position == self.start:
+        if position is None:
+            position = self.start
             self._create()
             self.note(position)
         else:

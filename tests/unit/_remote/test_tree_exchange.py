@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -128,28 +127,32 @@ def test_a_connection_that_breaks_anywhere_goes_on_from_the_verified_data(
 
 def answer_from(source: Source, target: Path, part: str, answers: list[dict[str, Any]]) -> None:
     """Send a tree with a second connection, from the position that the receiver names."""
-    ends = [os.pipe(), os.pipe()]
-    with contextlib.ExitStack() as stack:
-        files = [
-            stack.enter_context(os.fdopen(end, "wb" if n else "rb", -1 if not n else 0))
-            for pair in ends
-            for n, end in enumerate(pair)
-        ]
-        descriptor = os.open(target, os.O_RDONLY)
-        stack.callback(os.close, descriptor)
-        receiver = TreePeer(files[0], files[3], {"transfer": part})
-        thread = threading.Thread(target=lambda: receiver.receive(descriptor, str(target)))
-        thread.start()
-        sender = TreePeer(files[2], files[1], {"transfer": new_part_name()})
-        read_message = sender.read_message
+    (there, to_there), (here, to_here) = os.pipe(), os.pipe()
 
-        def note(seconds: float = 0) -> Any:
-            answers.append(dict(read_message(seconds)))
-            return answers[-1]
+    def send() -> None:
+        with open(here, "rb") as stdin, open(to_there, "wb", buffering=0) as out:
+            Noting(stdin, out, {"transfer": part}, answers).send(source)
 
-        sender.read_message = note  # type: ignore[method-assign]
-        assert sender.send(source) is not None
+    (thread := threading.Thread(target=send)).start()
+    descriptor = os.open(target, os.O_RDONLY)
+    try:
+        with open(there, "rb") as stdin, open(to_here, "wb", buffering=0) as out:
+            TreePeer(stdin, out, {"transfer": part}).receive(descriptor, str(target))
+    finally:
+        os.close(descriptor)
         thread.join()
+
+
+class Noting(TreePeer):
+    """A peer that notes all messages."""
+
+    def __init__(self, stdin: Any, answers: Any, request: dict[str, Any], noted: list[dict[str, Any]]) -> None:
+        super().__init__(stdin, answers, request)
+        self._noted = noted
+
+    def read_message(self, seconds: float = 0) -> Any:
+        self._noted.append(dict(super().read_message(seconds)))
+        return self._noted[-1]
 
 
 # Hostile senders
