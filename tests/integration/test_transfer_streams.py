@@ -28,7 +28,16 @@ from refusal import refused
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
 DATA = random.Random(1).randbytes(MIB)
-MODULES = ("_core.errors", "_remote.transfer", "_remote.tree", "_remote.tree_exchange", "_trial.protocol")
+MODULES = (
+    "_core.command",
+    "_core.errors",
+    "_remote.session",
+    "_remote.transfer",
+    "_remote.tree",
+    "_remote.tree_exchange",
+    "_remote.tree_session",
+    "_trial.protocol",
+)
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +177,80 @@ def test_pull_removes_the_source(hosts: Hosts) -> None:
     assert os.listdir(hosts.here) == ["7"]
     assert facts(hosts.here / "7") == facts(hosts.h1 / "same")
     assert allocated(hosts.here / "7" / "disk.1") == 0
+
+
+def test_old_files_are_replaced(hosts: Hosts) -> None:
+    make_vm(hosts.here / "7")
+    (hosts.h1 / "7" / "disk.0.snap" / "old").mkdir(parents=True)
+    (hosts.h1 / "7" / "disk.9").write_text("old")
+    hosts.push({"7": "7"})
+    assert os.listdir(hosts.h1) == ["7"]
+    assert facts(hosts.h1 / "7") == facts(hosts.here / "7")
+
+
+def test_an_error_on_a_host(hosts: Hosts) -> None:
+    """Each host on the way is named, and nothing is left."""
+    (hosts.here / "x").write_text("x")
+    (hosts.h1 / "x").mkdir()
+    (hosts.h1 / "y").write_text("y")
+    hosts.h2.rmdir()
+    with refused(
+        hosts.engine.errors.CommandFailed,
+        says=f"On the host h1: on the host h2: The action failed: FileNotFoundError: * '{hosts.h2.name}'",
+    ):
+        hosts.pass_on({"y": "y"})
+    with refused(
+        hosts.engine.errors.CommandFailed,
+        says="On the host h1: put needs the host dead, which can't be used: ssh: connect to host *.",
+    ):
+        hosts.pass_on({"y": "y"}, "dead")
+    with refused(
+        hosts.engine.errors.CommandFailed,
+        says="put needs the host dead, which can't be used: ssh: connect to host *.",
+    ):
+        hosts.push({"x": "x"}, "dead")
+    with refused(hosts.engine.errors.NotFound, names=["host h1", hosts.h1, "none"]):
+        hosts.pull({"none": "none"})
+    assert sorted(os.listdir(hosts.h1)) == ["x", "y"]
+    assert os.listdir(hosts.here) == ["x"]
+
+
+def test_a_file_that_changes_while_it_is_sent(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host that receives discards what it has."""
+    (hosts.here / "x").write_bytes(DATA)
+    send_data = hosts.engine.tree_exchange.send_data
+
+    def change(*arguments: Any) -> None:
+        with (hosts.here / "x").open("ab") as file:
+            file.write(b"x")
+        send_data(*arguments)
+
+    monkeypatch.setattr(hosts.engine.tree_exchange, "send_data", change)
+    with refused(hosts.engine.errors.StaleState, names=[hosts.here / "x"]):
+        hosts.push({"x": "x"})
+    assert os.listdir(hosts.h1) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("flooding", "log lines"),
+        ("shouting", "a log line of more than 65536 bytes"),
+        ("logging", "accepts no more data for put"),
+        ("complaining", "bytes of messages"),
+        ("endless", "a line of more than 1048576 bytes"),
+        ("welcoming", "its output isn't that of python3"),
+    ],
+)
+def test_hosts_that_never_answer(hosts: Hosts, monkeypatch: pytest.MonkeyPatch, host: str, why: str) -> None:
+    monkeypatch.setattr(hosts.engine.command, "MOST_STDERR", MIB)
+    monkeypatch.setattr(hosts.engine.tree_session, "STALL", 1.0 if host == "logging" else 60.0)
+    monkeypatch.setattr(hosts.engine.tree_session, "LONGEST_ANSWER", MIB)
+    monkeypatch.setattr(hosts.engine.session, "LOG_LINES", 100)
+    for number in range(8000 if host == "logging" else 1):  # such a description is longer than what pipes take
+        (hosts.here / f"{'x' * 240}{number}").touch()
+    with refused(hosts.engine.errors.CommandFailed, names=[why]):
+        hosts.push({name: name for name in os.listdir(hosts.here)}, host)
 
 
 def test_directly_between_two_hosts(hosts: Hosts, shared_bridges: Any) -> None:
