@@ -236,7 +236,6 @@ def test_a_file_that_changes_while_it_is_sent(hosts: Hosts, monkeypatch: pytest.
     [
         ("flooding", "log lines"),
         ("shouting", "a log line of more than 65536 bytes"),
-        ("logging", "accepts no more data for put"),
         ("complaining", "bytes of messages"),
         ("endless", "a line of more than 1048576 bytes"),
         ("welcoming", "its output isn't that of python3"),
@@ -244,13 +243,23 @@ def test_a_file_that_changes_while_it_is_sent(hosts: Hosts, monkeypatch: pytest.
 )
 def test_hosts_that_never_answer(hosts: Hosts, monkeypatch: pytest.MonkeyPatch, host: str, why: str) -> None:
     monkeypatch.setattr(hosts.engine.command, "MOST_STDERR", MIB)
-    monkeypatch.setattr(hosts.engine.tree_session, "STALL", 1.0 if host == "logging" else 60.0)
     monkeypatch.setattr(hosts.engine.tree_session, "LONGEST_ANSWER", MIB)
     monkeypatch.setattr(hosts.engine.session, "LOG_LINES", 100)
-    for number in range(8000 if host == "logging" else 1):  # such a description is longer than what pipes take
-        (hosts.here / f"{'x' * 240}{number}").touch()
+    (hosts.here / "x").touch()
     with refused(hosts.engine.errors.CommandFailed, names=[why]):
-        hosts.push({name: name for name in os.listdir(hosts.here)}, host)
+        hosts.push({"x": "x"}, host)
+
+
+def test_a_host_that_takes_nothing(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log lines of the host don't extend the deadline."""
+    monkeypatch.setattr(hosts.engine.tree_session, "STALL", 1.0)
+    with hosts.route("logging").connect() as session:
+        assert session.handshake() is None
+        with refused(
+            hosts.engine.errors.CommandFailed,
+            says="The host logging accepts no more data for put and is given up.",
+        ):
+            session.begin("put", hosts.engine.protocol.request("put", "x" * 16 * MIB))
 
 
 def test_directly_between_two_hosts(hosts: Hosts, shared_bridges: Any) -> None:
