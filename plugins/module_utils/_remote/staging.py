@@ -285,7 +285,10 @@ def sweep_parts(directory: int) -> None:
     for name in list_directory(directory):
         if is_part_name(name):
             with contextlib.suppress(OSError):
-                remove_unheld_directory(directory, name)
+                try:
+                    remove_unheld_directory(directory, name)
+                except FileNotFoundError:  # its program was killed before it created the lock
+                    os.rmdir(name, dir_fd=directory)
 
 
 def _is_directory_at(directory: int, name: str) -> bool:

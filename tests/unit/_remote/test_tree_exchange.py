@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core import errors
 from ansible_collections.granary.vmstore.plugins.module_utils._core.temporary import new_part_name
 from ansible_collections.granary.vmstore.plugins.module_utils._remote import tree_stream
-from ansible_collections.granary.vmstore.plugins.module_utils._remote.staging import Position, Staging
 from ansible_collections.granary.vmstore.plugins.module_utils._remote.stream import DATA, END, FRAME, HOLE
 from ansible_collections.granary.vmstore.plugins.module_utils._remote.tree import FILE, Entry, Source, digest_of
 from ansible_collections.granary.vmstore.plugins.module_utils._remote.tree_exchange import Broken
@@ -29,6 +27,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._remote.tree_strea
     Digest,
 )
 from refusal import refused
+from trees import announce, receive, record
 
 MIB = 1 << 20
 RANDOM = random.Random(1).randbytes(MIB)
@@ -52,31 +51,6 @@ def source(tmp_path: Path) -> Iterator[Source]:
     descriptor = os.open(directory, os.O_RDONLY)
     yield Source(descriptor, str(directory), {"a": "a", "b": "b"})
     os.close(descriptor)
-
-
-def receive(
-    sent: bytes, target: Path, *, part: str | None = None, commit: Callable[[Staging], object] = Staging.publish
-) -> list[dict[str, Any]]:
-    """Receive bytes into a directory, and return what the receiver answers."""
-    answers = io.BytesIO()
-    descriptor = os.open(target, os.O_RDONLY)
-    try:
-        peer = TreePeer(io.BufferedReader(io.BytesIO(sent)), answers, {"transfer": part or new_part_name()})
-        peer.receive(descriptor, str(target), commit)
-    finally:
-        os.close(descriptor)
-    return [json.loads(line) for line in answers.getvalue().splitlines()]
-
-
-def record(source: Source, position: Position | None = None) -> bytes:
-    """Return what a sender sends."""
-    tree = source.describe()
-    plain = [vars(entry) for entry in tree]
-    sent = [json.dumps({"tree": plain}).encode() + b"\n"]
-    tree_stream.send_data(
-        source, tree, position or Position(0, 0, digest_of(tree)), lambda data: sent.append(bytes(data))
-    )
-    return b"".join(sent)
 
 
 def test_a_tree_with_holes(source: Source, target: Path) -> None:
@@ -156,10 +130,6 @@ class Noting(TreePeer):
 
 
 # Hostile senders
-
-
-def announce(*entries: Entry) -> bytes:
-    return json.dumps({"tree": [vars(entry) for entry in entries]}).encode() + b"\n"
 
 
 def sealed(entries: tuple[Entry, ...], *frames: bytes, kind: bytes = END) -> bytes:
