@@ -32,6 +32,7 @@ MODULES = (
     "_core.command",
     "_core.errors",
     "_remote.session",
+    "_remote.ssh",
     "_remote.transfer",
     "_remote.tree",
     "_remote.tree_exchange",
@@ -268,6 +269,17 @@ def test_directly_between_two_hosts(hosts: Hosts, shared_bridges: Any) -> None:
     assert hosts.pass_on({"7": "7"}) == "stored"
     assert shared_bridges.connections() == before + 2
     assert facts(hosts.h2 / "7") == facts(hosts.h1 / "7")
+
+
+def test_the_cipher_for_much_data(shared_bridges: Any, engine: Any) -> None:
+    """Of the ciphers that the configuration allows, AES-GCM is the first."""
+    flag, ciphers = engine.ssh.fast_cipher("h1")
+    allowed = subprocess.run(["ssh", "-Q", "cipher"], capture_output=True, text=True, check=True).stdout.split()
+    assert flag == "-c" and ciphers.startswith("aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20")
+    assert set(ciphers.split(",")) <= set(allowed)
+    with (shared_bridges.root / "sshd" / "client").open("a") as file:
+        file.write("Host restricted\n  Ciphers aes256-ctr,aes256-gcm@openssh.com\n")
+    assert engine.ssh.fast_cipher("restricted") == ("-c", "aes256-gcm@openssh.com,aes256-ctr")
 
 
 # Connections that break
