@@ -493,11 +493,19 @@ def find_victim(hosts: Hosts, bridges: Any, victim: str) -> int:
     found = [
         number
         for number in process_ids("^python3 -ISXutf8 -c import os,sys;")
-        if str(bridges.datastores) in Path(f"/proc/{number}/mountinfo").read_text()
+        if str(bridges.datastores) in read_mounts(number)
     ]
     if victim == "engine":
         return found[0]
     return int(Path(f"/proc/{found[0]}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def read_mounts(process: int) -> str:
+    """Return the mounts of a process, and nothing if the process is ending."""
+    try:
+        return Path(f"/proc/{process}/mountinfo").read_text()
+    except OSError:
+        return ""
 
 
 def process_ids(pattern: str) -> list[int]:

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 
 from .._core.directory import exists_at, open_directory_at, open_file_at
-from .._core.errors import Conflict, NotFound, StaleState
+from .._core.errors import Conflict, NotFound, StaleState, os_errors
 from .._core.records import dataclass, fields, replace
 from .._core.sparse import extents
 from .._core.temporary import is_part_name
@@ -87,15 +87,15 @@ class Source:
 
         :raises NotFound: the first name is missing.
         :raises Conflict: a file is neither regular, a directory nor a link within the tree, or the tree is too large.
-        :raises OSError: a file can't be read.
+        :raises FileAccessFailed: a file can't be read.
         """
         entries: list[Entry] = []
-        for number, (name, new) in enumerate(self._names.items()):
-            try:
-                entries.extend(self._walk(self._directory, name, new, len(entries)))
-            except FileNotFoundError as error:
-                if number == 0:
-                    raise NotFound(f"There is no {self.place}/{name} to transfer.") from error
+        if not self.exists():
+            raise NotFound(f"There is no {self.place}/{next(iter(self._names))} to transfer.")
+        with os_errors(f"read files in {self.place}"):
+            for name, new in self._names.items():
+                if exists_at(self._directory, name):
+                    self._walk(self._directory, name, new, entries)
         entries.sort(key=_order)
         try:
             check_tree(entries)
@@ -103,35 +103,37 @@ class Source:
             raise self._refuse(str(error)) from error
         return tuple(entries)
 
-    def _walk(self, directory: int, name: str, path: str, count: int) -> Iterator[Entry]:
-        """Yield an entry, and the entries below it."""
+    def _walk(self, directory: int, name: str, path: str, entries: list[Entry]) -> None:
+        """Append an entry, and the entries below it."""
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         entry = Entry(path, FILE, stat.S_IMODE(status.st_mode) & 0o777, status.st_mtime_ns)
+        if len(entries) >= MOST_ENTRIES:
+            raise self._refuse(f"there are more than {MOST_ENTRIES} files")
         if stat.S_ISREG(status.st_mode):
             with _opened(directory, [name]) as descriptor:
                 size = os.fstat(descriptor).st_size
                 data = sum(end - start for start, end in extents(descriptor, size))
-            yield replace(entry, size=size, data=data, version=status.st_ctime_ns)
+            entries.append(replace(entry, size=size, data=data, version=status.st_ctime_ns))
         elif stat.S_ISLNK(status.st_mode):
             target = os.readlink(name, dir_fd=directory)
-            yield replace(entry, kind=LINK, mode=0o777, target=self._rename(target) if "/" not in path else target)
+            target = target if "/" in path else self._rename(target)
+            entries.append(replace(entry, kind=LINK, mode=0o777, target=target))
         elif stat.S_ISDIR(status.st_mode):
-            yield replace(entry, kind=DIRECTORY)
-            if path.count("/") + 1 >= DEEPEST:
-                raise self._refuse(f"{path!r} is deeper than {DEEPEST} levels")
-            opened = open_directory_at(directory, name)
-            try:
-                for inner in os.listdir(opened):
-                    if is_part_name(inner):
-                        continue
-                    count += 1
-                    if count > MOST_ENTRIES:
-                        raise self._refuse(f"there are more than {MOST_ENTRIES} files")
-                    yield from self._walk(opened, inner, f"{path}/{inner}", count)
-            finally:
-                os.close(opened)
+            entries.append(replace(entry, kind=DIRECTORY))
+            self._walk_directory(directory, name, path, entries)
         else:
             raise self._refuse(f"{path!r} is neither a regular file, a directory nor a symbolic link")
+
+    def _walk_directory(self, directory: int, name: str, path: str, entries: list[Entry]) -> None:
+        if path.count("/") + 1 >= DEEPEST:
+            raise self._refuse(f"{path!r} is deeper than {DEEPEST} levels")
+        opened = open_directory_at(directory, name)
+        try:
+            for inner in os.listdir(opened):
+                if not is_part_name(inner):
+                    self._walk(opened, inner, f"{path}/{inner}", entries)
+        finally:
+            os.close(opened)
 
     def _rename(self, target: str) -> str:
         first, slash, rest = target.partition("/")
@@ -143,9 +145,8 @@ class Source:
 
         :raises StaleState: the file isn't the described one any more, at the beginning or at the end of the block.
         """
-        first, *others = entry.path.split("/")
         try:
-            with _opened(self._directory, [self._original[first], *others]) as descriptor:
+            with _opened(self._directory, self._original_path(entry)) as descriptor:
                 self._require_same(descriptor, entry)
                 yield descriptor
                 self._require_same(descriptor, entry)
@@ -157,14 +158,17 @@ class Source:
         if (status.st_size, status.st_mtime_ns, status.st_ctime_ns) != (entry.size, entry.mtime, entry.version):
             raise self.stale(entry)
 
+    def _original_path(self, entry: Entry) -> list[str]:
+        first, *others = entry.path.split("/")
+        return [self._original[first], *others]
+
     def _refuse(self, why: str) -> Conflict:
         return Conflict(f"{self.place} can't be transferred: {why}.")
 
     def stale(self, entry: Entry) -> StaleState:
         """Return the error about a file that changed."""
-        return StaleState(
-            f"{self.place}/{entry.path} changed while it was transferred; transfer it when nothing writes to it."
-        )
+        path = "/".join([self.place, *self._original_path(entry)])
+        return StaleState(f"{path} changed while it was transferred; transfer it when nothing writes to it.")
 
 
 @contextlib.contextmanager
