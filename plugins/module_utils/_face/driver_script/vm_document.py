@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A VM in a document of a front-end (spec: storage-driver, the example VM).
+"""A VM in a document of a front-end (spec: storage-driver, "TM Drivers Structure").
 
 The document comes from standard input, or in the answer to a call.
 """
