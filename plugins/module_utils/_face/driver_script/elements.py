@@ -37,23 +37,29 @@ def layout(*paths: str) -> Layout:
 class Element:
     """An element of a document, with the elements in it that an action reads.
 
-    :arg path: the path of the element, for messages.
+    :arg name: the name of the element, for messages.
     """
 
-    __slots__ = ("path", "text", "_inner")
+    __slots__ = ("_inner", "_outer", "name", "text")
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, name: str, outer: Element | None = None) -> None:
+        self.name = name
         self.text = ""
+        self._outer = outer
         self._inner: dict[str, list[Element]] | None = None
 
     def add(self, name: str) -> Element:
         """Add an element at the end, and return it."""
-        inner = Element(self.path_of(name))
+        inner = Element(name, self)
         if self._inner is None:
             self._inner = {}
         self._inner.setdefault(name, []).append(inner)
         return inner
+
+    @property
+    def path(self) -> str:
+        """Return the path of the element, for messages."""
+        return self._outer.path_of(self.name) if self._outer else self.name
 
     def path_of(self, path: str) -> str:
         """Return the path of an element in this element, for messages."""

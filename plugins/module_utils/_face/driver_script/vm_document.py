@@ -86,7 +86,7 @@ def vm_of(vm: Element) -> Vm:
 
 def _disk_of(disk: Element, snapshots: dict[int, tuple[VmSnapshot, ...]]) -> VmDisk:
     disk_id = disk.read_number("DISK_ID")
-    disk.path = f"{disk.path}[DISK_ID={disk_id}]"
+    disk.name += f"[DISK_ID={disk_id}]"
     return VmDisk(
         disk_id=disk_id,
         type=disk.require("TYPE").strip().lower(),
@@ -116,7 +116,7 @@ def _group_snapshots(vm: Element) -> dict[int, tuple[VmSnapshot, ...]]:
     groups = vm.all("SNAPSHOTS")
     for group in groups:
         disk_id = group.read_number("DISK_ID")
-        group.path = f"{group.path}[DISK_ID={disk_id}]"
+        group.name += f"[DISK_ID={disk_id}]"
         snapshots = [VmSnapshot(one.read_number("ID"), one.is_text("ACTIVE", "yes")) for one in group.all("SNAPSHOT")]
         _require_distinct(group.path_of("SNAPSHOT/ID"), [snapshot.id for snapshot in snapshots])
         found[disk_id] = tuple(sorted(snapshots, key=lambda snapshot: snapshot.id))
@@ -128,7 +128,7 @@ def _require_distinct(path: str, numbers: list[int]) -> None:
     seen = set()
     for number in numbers:
         if number in seen:
-            raise InvalidInput(path, str(number), "a number that no other has is expected")
+            raise InvalidInput(path, str(number), "an id that no other has is expected")
         seen.add(number)
 
 
