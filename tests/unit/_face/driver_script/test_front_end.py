@@ -11,13 +11,11 @@ import socketserver
 import ssl
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
-from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
@@ -38,56 +36,8 @@ from refusal import refused
 
 DOCUMENTS = Path(__file__).parent / "front_end_documents"
 VM, DATASTORE = ((DOCUMENTS / name).read_text() for name in ("vm-migrated.xml", "datastore-system.xml"))
-HOSTS = (
-    "<HOST_POOL><HOST><ID>0</ID><NAME>h1</NAME><TEMPLATE><ARCH>x86_64</ARCH></TEMPLATE></HOST><HOST><ID>3</ID>"
-    "<NAME>h3</NAME><TEMPLATE><REPLICA_STORAGE_IP><![CDATA[10.0.0.3]]></REPLICA_STORAGE_IP></TEMPLATE></HOST></HOST_POOL>"
-)
-
 #: A password with characters that XML and URLs reserve.
 SECRET = "p:&<>\"' %40]]>ä"
-
-
-class Handler(SimpleXMLRPCRequestHandler):
-    rpc_paths = ("/RPC2",)
-
-
-class Server(SimpleXMLRPCServer):
-    """A front-end that returns ``results``, the array of each method, and records its calls."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler, logRequests=False)
-        self.calls: list[tuple[str, tuple[Any, ...]]] = []
-        self.results: dict[str, Any] = {
-            "one.vm.info": [True, VM, 0],
-            "one.datastore.info": [True, DATASTORE, 0],
-            "one.hostpool.info": [True, HOSTS, 0],
-        }
-
-    def _dispatch(self, method: str, params: Any) -> Any:
-        self.calls.append((method, tuple(params)))
-        return self.results[method]
-
-    @property
-    def url(self) -> str:
-        return f"http://localhost:{self.server_address[1]}/RPC2"
-
-
-@contextlib.contextmanager
-def serving(server: socketserver.BaseServer) -> Iterator[None]:
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as server, serving(server):
-        yield server
 
 
 @pytest.fixture
@@ -99,7 +49,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def front_end(server: Server, environment: dict[str, str]) -> FrontEnd:
+def front_end(server: Any, environment: dict[str, str]) -> FrontEnd:
     return FrontEnd({**environment, "ONE_XMLRPC": server.url})
 
 
@@ -107,7 +57,7 @@ Hostile = Callable[[Callable[[socket.socket], object]], str]
 
 
 @pytest.fixture
-def hostile() -> Iterator[Hostile]:
+def hostile(served: Callable[[socketserver.BaseServer], contextlib.AbstractContextManager[None]]) -> Iterator[Hostile]:
     """Return a function that starts a server, which reads a request and lets a function write the response. The
     function returns the server's URL.
     """
@@ -122,7 +72,7 @@ def hostile() -> Iterator[Hostile]:
 
             server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Responder)
             server.daemon_threads = True
-            stack.enter_context(serving(server))
+            stack.enter_context(served(server))
             return f"http://127.0.0.1:{server.server_address[1]}/RPC2"
 
         yield start
@@ -148,17 +98,17 @@ def array(*values: str) -> str:
 # Facts
 
 
-def test_a_vm(front_end: FrontEnd, server: Server) -> None:
+def test_a_vm(front_end: FrontEnd, server: Any) -> None:
     assert front_end.vm(10) == parse_vm(VM.encode(), "x")
     assert server.calls == [("one.vm.info", (f"oneadmin:{SECRET}", 10, True))]
 
 
-def test_a_datastore(front_end: FrontEnd, server: Server) -> None:
+def test_a_datastore(front_end: FrontEnd, server: Any) -> None:
     assert front_end.datastore(104) == parse_datastore(DATASTORE.encode(), "x")
     assert server.calls == [("one.datastore.info", (f"oneadmin:{SECRET}", 104, False))]
 
 
-def test_hosts_by_their_names(front_end: FrontEnd, server: Server) -> None:
+def test_hosts_by_their_names(front_end: FrontEnd, server: Any) -> None:
     assert (front_end.host("h1"), front_end.host("h3")) == (Host("h1"), Host("h3", "10.0.0.3"))
     with refused(NotFound, says="The front-end has no host 'h2'."):
         front_end.host("h2")
@@ -169,7 +119,7 @@ def test_an_action_without_questions_makes_no_call() -> None:
     FrontEnd({"ONE_XMLRPC": "not a URL", "ONE_AUTH": "/missing"})
 
 
-def test_each_document_is_read_once(front_end: FrontEnd, server: Server) -> None:
+def test_each_document_is_read_once(front_end: FrontEnd, server: Any) -> None:
     for _time in range(2):
         front_end.vm(10)
         front_end.datastore(104)
@@ -177,7 +127,7 @@ def test_each_document_is_read_once(front_end: FrontEnd, server: Server) -> None
     assert [name for name, _parameters in server.calls] == ["one.vm.info", "one.datastore.info", "one.vm.info"]
 
 
-def test_texts_survive_both_layers_of_xml(front_end: FrontEnd, server: Server) -> None:
+def test_texts_survive_both_layers_of_xml(front_end: FrontEnd, server: Any) -> None:
     source = "/a'b\" $(c) ä €\U0001f600 &amp;lt;&lt;]]&gt;"
     server.results["one.vm.info"] = [
         True,
@@ -190,7 +140,7 @@ def test_texts_survive_both_layers_of_xml(front_end: FrontEnd, server: Server) -
 # Errors of the front-end
 
 
-def test_an_unknown_vm(front_end: FrontEnd, server: Server) -> None:
+def test_an_unknown_vm(front_end: FrontEnd, server: Any) -> None:
     server.results["one.vm.info"] = [False, "[one.vm.info] Error getting virtual machine [7].", 0x400, 7]
     with refused(
         NotFound,
@@ -199,7 +149,7 @@ def test_an_unknown_vm(front_end: FrontEnd, server: Server) -> None:
         front_end.vm(7)
 
 
-def test_a_wrong_password(front_end: FrontEnd, server: Server, environment: dict[str, str]) -> None:
+def test_a_wrong_password(front_end: FrontEnd, server: Any, environment: dict[str, str]) -> None:
     server.results["one.vm.info"] = [False, "[one.vm.info] User couldn't be authenticated, aborting call.", 0x100]
     path = f"{environment['HOME']}/.one/one_auth"
     with refused(
@@ -211,19 +161,19 @@ def test_a_wrong_password(front_end: FrontEnd, server: Server, environment: dict
 
 
 @pytest.mark.parametrize("code", [0x200, 0x800, 0x1000, 0x2000, 0x8000])
-def test_other_errors_of_a_front_end(front_end: FrontEnd, server: Server, code: int) -> None:
+def test_other_errors_of_a_front_end(front_end: FrontEnd, server: Any, code: int) -> None:
     server.results["one.vm.info"] = [False, "Not authorized", code]
     with refused(FrontEndFailed, names=[server.url, "one.vm.info 7", "Not authorized"]):
         front_end.vm(7)
 
 
-def test_a_fault(front_end: FrontEnd, server: Server) -> None:
+def test_a_fault(front_end: FrontEnd, server: Any) -> None:
     del server.results["one.vm.info"]
     with refused(FrontEndFailed, names=[server.url, "one.vm.info"]):
         front_end.vm(7)
 
 
-def test_a_message_is_one_printable_line_without_the_password(front_end: FrontEnd, server: Server) -> None:
+def test_a_message_is_one_printable_line_without_the_password(front_end: FrontEnd, server: Any) -> None:
     server.results["one.vm.info"] = [False, f"bad\n \x85 {SECRET} \x9b31m\u202e" + "x" * 10_000, 0x2000]
     with refused(FrontEndFailed, names=["bad", "..."]) as caught:
         front_end.vm(7)
@@ -233,7 +183,7 @@ def test_a_message_is_one_printable_line_without_the_password(front_end: FrontEn
     assert len(message) < 500
 
 
-def test_an_error_isnt_kept(front_end: FrontEnd, server: Server) -> None:
+def test_an_error_isnt_kept(front_end: FrontEnd, server: Any) -> None:
     server.results["one.vm.info"] = [False, "Locked", 0x8000]
     with refused(FrontEndFailed):
         front_end.vm(10)
@@ -251,9 +201,7 @@ def test_an_error_isnt_kept(front_end: FrontEnd, server: Server) -> None:
         (f'<!DOCTYPE VM [<!ENTITY e "{"x" * 1000}">]>{VM}', "the result of one.vm.info 10 at *", "<!DOCTYPE VM"),
     ],
 )
-def test_a_document_that_cant_be_used(
-    front_end: FrontEnd, server: Server, document: str, option: str, value: str
-) -> None:
+def test_a_document_that_cant_be_used(front_end: FrontEnd, server: Any, document: str, option: str, value: str) -> None:
     server.results["one.vm.info"] = [True, document, 0]
     with refused(InvalidInput, option=option.replace("*", server.url), value=value):
         front_end.vm(10)
@@ -368,7 +316,7 @@ def test_an_answer_of_something_else(environment: dict[str, str], hostile: Hosti
         FrontEnd({**environment, "ONE_XMLRPC": url}).vm(10)
 
 
-def test_a_redirect_isnt_followed(environment: dict[str, str], hostile: Hostile, server: Server) -> None:
+def test_a_redirect_isnt_followed(environment: dict[str, str], hostile: Hostile, server: Any) -> None:
     """The other server would get the password."""
     url = hostile(sends(f"HTTP/1.1 307 Temporary Redirect\r\nLocation: {server.url}\r\n\r\n".encode()))
     with refused(FrontEndFailed, names=[url, "307"]):
@@ -424,7 +372,7 @@ def test_an_endless_answer_takes_bounded_memory(
 
 
 def test_the_environments_proxies_are_not_used(
-    server: Server, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    server: Any, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -450,7 +398,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def secure(server: Server, certificate: Path) -> int:
+def secure(server: Any, certificate: Path) -> int:
     """Let the server speak TLS, and return its port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, certificate.with_name("key"))
@@ -458,7 +406,7 @@ def secure(server: Server, certificate: Path) -> int:
     return server.server_address[1]
 
 
-def test_an_unknown_certificate_is_refused(environment: dict[str, str], secure: int, server: Server) -> None:
+def test_an_unknown_certificate_is_refused(environment: dict[str, str], secure: int, server: Any) -> None:
     url = f"https://localhost:{secure}/RPC2"
     with refused(FrontEndFailed, names=[url, "self-signed certificate"]):
         FrontEnd({**environment, "ONE_XMLRPC": url}).vm(10)
@@ -466,7 +414,7 @@ def test_an_unknown_certificate_is_refused(environment: dict[str, str], secure: 
 
 
 def test_a_trusted_certificate_is_that_of_the_host(
-    environment: dict[str, str], secure: int, server: Server, certificate: Path, monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str], secure: int, server: Any, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     assert FrontEnd({**environment, "ONE_XMLRPC": f"https://localhost:{secure}/RPC2"}).vm(10).id == 10
@@ -514,21 +462,11 @@ def test_a_password_in_the_url_isnt_shown(environment: dict[str, str]) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_an_address_of_ipv6(environment: dict[str, str]) -> None:
-    class IPv6Server(Server):
-        address_family = socket.AF_INET6
-
-        def __init__(self) -> None:
-            SimpleXMLRPCServer.__init__(self, ("::1", 0), Handler, logRequests=False)  # type: ignore[arg-type]
-            self.calls = []
-            self.results = {"one.vm.info": [True, VM, 0]}
-
-    with IPv6Server() as server, serving(server):
-        url = f"http://[::1]:{server.server_address[1]}/RPC2"
-        assert FrontEnd({**environment, "ONE_XMLRPC": url}).vm(10).id == 10
+def test_an_address_of_ipv6(environment: dict[str, str], ipv6_server: Any) -> None:
+    assert FrontEnd({**environment, "ONE_XMLRPC": ipv6_server.url}).vm(10).id == 10
 
 
-def test_one_auth_names_another_file(server: Server, environment: dict[str, str], tmp_path: Path) -> None:
+def test_one_auth_names_another_file(server: Any, environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "auth").write_text("user:token\r\n")
     FrontEnd({**environment, "ONE_XMLRPC": server.url, "ONE_AUTH": str(tmp_path / "auth")}).vm(10)
     assert server.calls[0][1][0] == "user:token"
@@ -548,7 +486,7 @@ SESSIONS: Mapping[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", SESSIONS)
-def test_a_file_without_user_and_password(environment: dict[str, str], server: Server, name: str) -> None:
+def test_a_file_without_user_and_password(environment: dict[str, str], server: Any, name: str) -> None:
     path = Path(environment["HOME"], ".one", "one_auth")
     path.write_bytes(SESSIONS[name])
     with refused(
@@ -572,7 +510,7 @@ def test_a_file_without_user_and_password(environment: dict[str, str], server: S
     ids=["missing", "directory", "fifo"],
 )
 def test_a_session_is_read_from_a_regular_file(
-    environment: dict[str, str], server: Server, make: Callable[[Path], object], words: str
+    environment: dict[str, str], server: Any, make: Callable[[Path], object], words: str
 ) -> None:
     path = Path(environment["HOME"], ".one", "one_auth")
     path.unlink()
