@@ -86,7 +86,7 @@ def parse_endpoint(option: str, url: str) -> Endpoint:
 def post(endpoint: Endpoint, body: bytes, seconds: float) -> bytes:
     """Send ``body``, and return the body of the response.
 
-    :arg seconds: upper bound of the time. The resolver of names has an own one (resolv.conf(5)).
+    :arg seconds: upper bound of the time. The resolver of names has timeouts of its own (resolv.conf(5)).
     :raises TimedOut: the whole response didn't come in this time.
     :raises FrontEndFailed: the server can't be reached, isn't trusted, or doesn't return the status 200.
     """

@@ -160,7 +160,7 @@ def test_a_wrong_password(front_end: FrontEnd, server: Any, environment: dict[st
         front_end.vm(7)
 
 
-@pytest.mark.parametrize("code", [0x200, 0x800, 0x1000, 0x2000, 0x8000])
+@pytest.mark.parametrize("code", [0, 0x200, 0x800, 0x1000, 0x2000, 0x8000])
 def test_other_errors_of_a_front_end(front_end: FrontEnd, server: Any, code: int) -> None:
     server.results["one.vm.info"] = [False, "Not authorized", code]
     with refused(FrontEndFailed, names=[server.url, "one.vm.info 7", "Not authorized"]):
@@ -357,6 +357,7 @@ except Exception as error:
         ("", b"<" * (1 << 20), f"FrontEndFailed * returned more than {LONGEST >> 20} MiB"),
         (array(TRUE, "<string>")[:-60], b"&lt;a>" * (1 << 16), "FrontEndFailed * returned more than"),
     ],
+    ids=["garbage", "result"],
 )
 def test_an_endless_answer_takes_bounded_memory(
     environment: dict[str, str], hostile: Hostile, head: str, piece: bytes, words: str
