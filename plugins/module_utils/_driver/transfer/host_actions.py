@@ -15,7 +15,6 @@ from typing import Any
 from ..._core.directory import exists_at, opened_directory, opened_file_at, sync_opened
 from ..._core.errors import Conflict, NotFound, TransferFailed, os_errors
 from ..._core.files import replace_file
-from ..._core.records import dataclass
 from ..._image.image_files import owner_like
 from ..._image.layout import snapshot_directory
 from ..._image.new_image import new_image
@@ -38,29 +37,11 @@ from ..._remote.tree import Source, Tree
 from .arrival import Arrival
 from .disk_source import FilesSource, disk_source
 from .local_peer import LocalSender
+from .operations import Placement
 
 #: The file in a system datastore that names its transfer driver for the probes of a front-end (spec: storage-driver,
 #: "The Monitoring Process").
 MONITOR = ".monitor"
-
-
-@dataclass(frozen=True)
-class Placement:
-    r"""A new disk.
-
-    :arg path: path of the disk.
-    :arg former: name of the disk or the image at the sender.
-    :arg size: least size in bytes. 0 keeps the size of the image.
-    :arg monitor: the transfer driver for :data:`MONITOR`, or \`\`None\`\` for a shared system datastore.
-    :arg may_be_used: whether a running VM may have an old disk of this name open, such as its context.
-    """
-
-    path: str
-    former: str
-    format: str
-    size: int = 0
-    monitor: str | None = None
-    may_be_used: bool = False
 
 
 class HostActions:
@@ -68,11 +49,13 @@ class HostActions:
 
     :arg peer: the peer of an operation that sends or receives a tree: a :class:\`.TreePeer\`, or a peer on this host.
     :arg log: is called with each line about the progress.
+    :arg push: sends a tree to another host, see :func:`.hosts.push`.
     """
 
-    def __init__(self, peer: Any, log: Callable[[str], object]) -> None:
+    def __init__(self, peer: Any, log: Callable[[str], object], push: Callable[..., object]) -> None:
         self._peer = peer
         self._log = log
+        self._push = push
 
     # Disks from another place, and back
 
@@ -154,12 +137,10 @@ class HostActions:
 
     def push_directory(self, path: str, host: str, target: str, monitor: str | None) -> None:
         """Send a VM directory to another host, and then remove it here."""
-        from .hosts import push
-
         with _opened_directory(path) as (parsed, system):
             vm = parse_disk_path(target, directory=True).vm
             source = Source(system, parsed.datastore, {str(parsed.vm): str(vm)})
-            push(host, "receive_directory", target, monitor, source=source, log=self._log)
+            self._push(host, "receive_directory", target, monitor, source=source, log=self._log)
             remove_directory_at(system, parsed)
 
     def move_directory(self, path: str, target: str, monitor: str | None) -> None:
@@ -168,7 +149,7 @@ class HostActions:
         with _opened_directory(path) as (origin, system):
             if not _rename_directory(origin, system, parsed):
                 source = Source(system, origin.datastore, {str(origin.vm): str(parsed.vm)})
-                HostActions(LocalSender(source), self._log).receive_directory(target, None)
+                HostActions(LocalSender(source), self._log, self._push).receive_directory(target, None)
                 remove_directory_at(system, origin)
         _mark_for_monitoring(parsed, monitor)
 
@@ -290,4 +271,4 @@ def _mark_for_monitoring(path: DiskPath, monitor: str | None) -> None:
         replace_file(system, MONITOR, f"{monitor}\n".encode(), 0o644, owner_like(system))
 
 
-__all__ = ["HostActions", "Placement"]
+__all__ = ["HostActions"]

@@ -15,16 +15,18 @@ from ..._model.place import Place
 from ..._remote.session import Session
 from ..._remote.transfer import Route, pull_tree, push_tree
 from ..._remote.tree import Source
-from . import protocol
 from .host_actions import HostActions
 from .local_peer import LocalReceiver, LocalSender, Target
-from .protocol import KINDS, OPERATIONS
+from .operations import KINDS, OPERATIONS
 
 #: Upper bound of the time of a quick operation in seconds.
 QUICK = 60.0
 
 #: Names and addresses of this host, beside its own name.
 LOCAL = ("localhost", "127.0.0.1", "::1")
+
+#: The module that a host runs.
+PROGRAM = f"{__package__}.protocol"
 
 Log = Callable[[str], object]
 
@@ -42,9 +44,9 @@ def run(host: str, action: str, *arguments: Any, log: Log) -> Any:
     :raises VmstoreError: the error of the operation.
     """
     if is_this_host(host):
-        return getattr(HostActions(None, log), action)(*arguments)
+        return getattr(HostActions(None, log, push), action)(*arguments)
     operation = OPERATIONS[action]
-    with Session(host, kind="host", module=protocol.__name__, log=log) as session:
+    with Session(host, kind="host", module=PROGRAM, log=log) as session:
         refusal = session.handshake()
         if refusal is not None:
             raise HostUnreachable(f"{action} needs the host {host}, which can't be used: {refusal}.")
@@ -57,17 +59,17 @@ def push(host: str, action: str, *arguments: Any, source: Source, log: Log) -> A
     :raises NotFound, Conflict: the files can't be sent.
     """
     if is_this_host(host):
-        return getattr(HostActions(LocalSender(source), log), action)(*arguments)
-    route = Route(host, protocol.__name__, log)
+        return getattr(HostActions(LocalSender(source), log, push), action)(*arguments)
+    route = Route(host, PROGRAM, log)
     return push_tree(route, action, OPERATIONS[action], _request(action, arguments), source, kinds=KINDS)
 
 
 def pull(host: str, action: str, *arguments: Any, target: Target, log: Log) -> Any:
     """Return the result of an operation that sends files. The errors are those of :func:`run`."""
     if is_this_host(host):
-        return getattr(HostActions(LocalReceiver(target), log), action)(*arguments)
+        return getattr(HostActions(LocalReceiver(target), log, push), action)(*arguments)
     return pull_tree(
-        Route(host, protocol.__name__, log),
+        Route(host, PROGRAM, log),
         action,
         OPERATIONS[action],
         _request(action, arguments),
@@ -90,7 +92,7 @@ def receive_directory(origin: Place, path: str, monitor: str | None, *, log: Log
             target = Target(directory, place, commit, owner, accept)
             pull(origin.host, "send_directory", origin.path, os.path.basename(path), target=target, log=log)
 
-    HostActions(Sender, log).receive_directory(path, monitor)
+    HostActions(Sender, log, push).receive_directory(path, monitor)
 
 
 def _request(action: str, arguments: tuple[Any, ...]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from . import hosts
 from .arrival import Arrival
 from .base import TransferInfo
 from .disk_source import disk_source
-from .host_actions import Placement
 from .local_peer import Target
+from .operations import Placement
 from .storing import DISK, MEBIBYTE, StoringDriver
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from ..._image.vm_disk import DiskRecord
 from ..._model.vm import DISK_RESIZE
 from . import hosts
 from .base import TransferDriver
-from .host_actions import Placement
+from .operations import Placement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
