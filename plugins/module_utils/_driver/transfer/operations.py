@@ -15,12 +15,12 @@ from ..._remote.wire import Operation
 
 @dataclass(frozen=True)
 class Placement:
-    r"""A new disk.
+    """A new disk.
 
     :arg path: path of the disk.
     :arg former: name of the disk or the image at the sender.
     :arg size: least size in bytes. 0 keeps the size of the image.
-    :arg monitor: the transfer driver for the file that names the driver for probes, or \`\`None\`\` for a shared system datastore.
+    :arg monitor: the transfer driver, which a file of the system datastore names for probes. ``None`` writes no file.
     :arg may_be_used: whether a running VM may have an old disk of this name open, such as its context.
     """
 
