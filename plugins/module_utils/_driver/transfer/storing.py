@@ -11,7 +11,7 @@ import os
 from ..._core.errors import Conflict, HostUnreachable, NotFound
 from ..._core.records import TYPE_CHECKING
 from ..._image.vm_disk import DiskRecord
-from ..._model.vm import DISK_RESIZE, HOTPLUG_SAVEAS
+from ..._model.vm import DISK_RESIZE, DISK_SNAPSHOT_DELETE, HOTPLUG_SAVEAS
 from . import hosts
 from .base import TransferDriver
 from .live_disks import RunningVm
