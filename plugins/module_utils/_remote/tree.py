@@ -95,49 +95,54 @@ class Source:
         with os_errors(f"read files in {self.place}"):
             for name, new in self._names.items():
                 if exists_at(self._directory, name):
-                    self._walk(self._directory, name, new, entries)
+                    for entry in self.walk(self._directory, name, new):
+                        if len(entries) >= MOST_ENTRIES:
+                            raise self.refuse(f"there are more than {MOST_ENTRIES} files")
+                        entries.append(entry)
         entries.sort(key=_order)
         try:
             check_tree(entries)
         except BadTree as error:
-            raise self._refuse(str(error)) from error
+            raise self.refuse(str(error)) from error
         return tuple(entries)
 
-    def _walk(self, directory: int, name: str, path: str, entries: list[Entry]) -> None:
-        """Append an entry, and the entries below it."""
+    def walk(self, directory: int, name: str, path: str) -> Iterator[Entry]:
+        """Yield an entry, and the entries below it."""
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         entry = Entry(path, FILE, stat.S_IMODE(status.st_mode) & 0o777, status.st_mtime_ns)
-        if len(entries) >= MOST_ENTRIES:
-            raise self._refuse(f"there are more than {MOST_ENTRIES} files")
         if stat.S_ISREG(status.st_mode):
             with _opened(directory, [name]) as descriptor:
                 size = os.fstat(descriptor).st_size
                 data = sum(end - start for start, end in extents(descriptor, size))
-            entries.append(replace(entry, size=size, data=data, version=status.st_ctime_ns))
+            yield replace(entry, size=size, data=data, version=status.st_ctime_ns)
         elif stat.S_ISLNK(status.st_mode):
             target = os.readlink(name, dir_fd=directory)
-            target = target if "/" in path else self._rename(target)
-            entries.append(replace(entry, kind=LINK, mode=0o777, target=target))
+            yield replace(entry, kind=LINK, mode=0o777, target=target if "/" in path else self._rename(target))
         elif stat.S_ISDIR(status.st_mode):
-            entries.append(replace(entry, kind=DIRECTORY))
-            self._walk_directory(directory, name, path, entries)
+            yield replace(entry, kind=DIRECTORY)
+            if path.count("/") + 1 >= DEEPEST:
+                raise self.refuse(f"{path!r} is deeper than {DEEPEST} levels")
+            opened = open_directory_at(directory, name)
+            try:
+                for inner in os.listdir(opened):
+                    if not is_part_name(inner):
+                        yield from self.walk(opened, inner, f"{path}/{inner}")
+            finally:
+                os.close(opened)
         else:
-            raise self._refuse(f"{path!r} is neither a regular file, a directory nor a symbolic link")
-
-    def _walk_directory(self, directory: int, name: str, path: str, entries: list[Entry]) -> None:
-        if path.count("/") + 1 >= DEEPEST:
-            raise self._refuse(f"{path!r} is deeper than {DEEPEST} levels")
-        opened = open_directory_at(directory, name)
-        try:
-            for inner in os.listdir(opened):
-                if not is_part_name(inner):
-                    self._walk(opened, inner, f"{path}/{inner}", entries)
-        finally:
-            os.close(opened)
+            raise self.refuse(f"{path!r} is neither a regular file, a directory nor a symbolic link")
 
     def _rename(self, target: str) -> str:
         first, slash, rest = target.partition("/")
         return self._names.get(first, first) + slash + rest
+
+    def locate(self, path: str) -> list[str]:
+        """Return the components of a file's path in the directory.
+
+        :arg path: its path in the tree.
+        """
+        first, *others = path.split("/")
+        return [self._original[first], *others]
 
     @contextlib.contextmanager
     def opened(self, entry: Entry) -> Iterator[int]:
@@ -146,7 +151,7 @@ class Source:
         :raises StaleState: the file isn't the described one any more, at the beginning or at the end of the block.
         """
         try:
-            with _opened(self._directory, self._original_path(entry)) as descriptor:
+            with _opened(self._directory, self.locate(entry.path)) as descriptor:
                 self._require_same(descriptor, entry)
                 yield descriptor
                 self._require_same(descriptor, entry)
@@ -158,16 +163,12 @@ class Source:
         if (status.st_size, status.st_mtime_ns, status.st_ctime_ns) != (entry.size, entry.mtime, entry.version):
             raise self.stale(entry)
 
-    def _original_path(self, entry: Entry) -> list[str]:
-        first, *others = entry.path.split("/")
-        return [self._original[first], *others]
-
-    def _refuse(self, why: str) -> Conflict:
+    def refuse(self, why: str) -> Conflict:
         return Conflict(f"{self.place} can't be transferred: {why}.")
 
     def stale(self, entry: Entry) -> StaleState:
         """Return the error about a file that changed."""
-        path = "/".join([self.place, *self._original_path(entry)])
+        path = "/".join([self.place, *self.locate(entry.path)])
         return StaleState(f"{path} changed while it was transferred; transfer it when nothing writes to it.")
 
 
