@@ -201,12 +201,12 @@ def test_an_error_on_a_host(hosts: Hosts) -> None:
     ):
         hosts.pass_on({"y": "y"})
     with refused(
-        hosts.engine.errors.CommandFailed,
+        hosts.engine.errors.HostUnreachable,
         says="On the host h1: put needs the host dead, which can't be used: ssh: connect to host *.",
     ):
         hosts.pass_on({"y": "y"}, "dead")
     with refused(
-        hosts.engine.errors.CommandFailed,
+        hosts.engine.errors.HostUnreachable,
         says="put needs the host dead, which can't be used: ssh: connect to host *.",
     ):
         hosts.push({"x": "x"}, "dead")
@@ -239,7 +239,6 @@ def test_a_file_that_changes_while_it_is_sent(hosts: Hosts, monkeypatch: pytest.
         ("shouting", "a log line of more than 65536 bytes"),
         ("complaining", "bytes of messages"),
         ("endless", "a line of more than 1048576 bytes"),
-        ("welcoming", "its output isn't that of python3"),
     ],
 )
 def test_hosts_that_never_answer(hosts: Hosts, monkeypatch: pytest.MonkeyPatch, host: str, why: str) -> None:
@@ -477,7 +476,7 @@ def test_a_process_that_is_killed(hosts: Hosts, shared_bridges: Any, large: Path
         assert process.returncode == 0
     assert os.listdir(target) == ["disk"]
     assert os.listdir(source) == (["disk"] if action == "put" else [])
-    assert (target / "disk").read_bytes() == large.read_bytes()
+    subprocess.run(["cmp", target / "disk", large], check=True)
 
 
 def received(target: Path) -> Iterator[bool]:
