@@ -193,7 +193,9 @@ def replace_image(
     _finish(part.directory, part.place, aside)
 
 
-def remove_files(directory: str, names: Sequence[str], *, sweeping: bool = True, batch: Batch | None = None) -> bool:
+def remove_files(
+    directory: str | int, names: Sequence[str], *, sweeping: bool = True, batch: Batch | None = None
+) -> bool:
     """Remove the existing files and directories among ``names`` in ``directory``, one after the other. Return ``False``
     if none exists.
 
