@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .._model.names import check_host
 
 #: Upper bound of the time to connect to a host in seconds.
@@ -21,11 +23,13 @@ SSH_FAILED = 255
 TIMED_OUT = 124
 
 
-def ssh_command(destination: str, command: str, *, port: int | None = None) -> list[str]:
+def ssh_command(destination: str, command: str, *, port: int | None = None, options: Sequence[str] = ()) -> list[str]:
     """Return the arguments that run ``command`` at ``destination``, ``[user@]host``. The caller checks or quotes both.
     ssh never prompts.
+
+    :arg options: further options of ssh(1), such as ``-c`` with a cipher.
     """
-    options = [
+    fixed = [
         "BatchMode=yes",
         f"ConnectTimeout={CONNECT_TIMEOUT}",
         f"ServerAliveInterval={ALIVE_INTERVAL}",
@@ -33,8 +37,8 @@ def ssh_command(destination: str, command: str, *, port: int | None = None) -> l
         "LogLevel=ERROR",
     ]
     if port is not None:
-        options.append(f"Port={port}")
-    return ["ssh", "-T", *(word for option in options for word in ("-o", option)), "--", destination, command]
+        fixed.append(f"Port={port}")
+    return ["ssh", "-T", *(word for one in fixed for word in ("-o", one)), *options, "--", destination, command]
 
 
 def script_command(host: str, script: str, *, timeout: float) -> list[str]:
