@@ -51,7 +51,9 @@ DISKS = Table(
 DISK_SNAPSHOTS = Table("disk_snapshot", DeclaredSnapshot, key=("vm_id", "disk_id", "id"), readers={}, writers={})
 
 
-def disks_by_image(catalog: Catalog, image_id: int | None = None) -> Mapping[int, list[tuple[DeclaredDisk, DeclaredVm]]]:
+def disks_by_image(
+    catalog: Catalog, image_id: int | None = None
+) -> Mapping[int, list[tuple[DeclaredDisk, DeclaredVm]]]:
     """Return the disks of images with their VMs, by the id of the image.
 
     :arg image_id: only the disks of this image.

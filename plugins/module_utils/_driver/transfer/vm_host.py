@@ -12,15 +12,21 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..._core.errors import Conflict, LibvirtFailed, LibvirtMissing, NotFound, VmstoreError, os_errors
+from ..._core.errors import Conflict, LibvirtFailed, LibvirtMissing, NotFound, os_errors
+from ..._core.plan import Plan
 from ..._core.records import TYPE_CHECKING, dataclass
-from ..._image.room import room
+from ..._image.image_file import LARGEST
+from ..._image.room import may_compress, room
 from ..._image.vm_directory import DiskPath, opened_vm_directory, parse_disk_path
 from ..._image.vm_disk import DiskRecord
 from ..._image.vm_disk_data import DiskFacts, describe_disk
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from ..._libvirt.connection import Domain
+    from ..._libvirt.devices.disk import Disk
+    from ..._libvirt.disk_attachment import DiskPlan
 
 DEFAULT_URI = "qemu:///system"
 
@@ -108,6 +114,55 @@ class HostState:
     libvirt_error: str | None = None
 
 
+@dataclass(frozen=True)
+class AttachResult:
+    """The result of attaching or detaching a disk.
+
+    :arg restart_reasons: reasons for which the running domain keeps its disks as they are, until its next start.
+    """
+
+    restart_reasons: tuple[str, ...] = ()
+
+
+def perform(action: str, *arguments: Any) -> Any:
+    """Run an operation on this host.
+
+    :raises VmstoreError: the error of the operation.
+    """
+    return _OPERATIONS[action](*arguments)
+
+
+def attach(domain: str, disk: Disk, uri: str = DEFAULT_URI) -> AttachResult:
+    """Give a domain a disk: in its definition, and at once if it runs and the bus allows it.
+
+    :raises DependencyNotFound: libvirt has no such domain.
+    :raises VmstoreError: libvirt refuses the disk, and nothing is changed.
+    """
+    from ..._libvirt.connection import Hypervisor
+    from ..._libvirt.disk_attachment import plan_attachment
+
+    return _run(plan_attachment(Hypervisor(uri).domain(domain), disk))
+
+
+def detach(domain: str, path: str, uri: str = DEFAULT_URI) -> AttachResult:
+    """Take a disk from a domain: from the running domain first, and then from its definition. A domain that doesn't
+    exist has no disk.
+
+    :arg path: the path of the disk.
+    :raises VmstoreError: the guest doesn't release the disk, and nothing is changed.
+    """
+    from ..._libvirt.connection import Hypervisor
+    from ..._libvirt.disk_attachment import plan_detachment
+
+    found = Hypervisor(uri).find_domain(domain)
+    return AttachResult() if found is None else _run(plan_detachment(found, path))
+
+
+def _run(plan: DiskPlan) -> AttachResult:
+    Plan(actions=plan.actions).run()
+    return AttachResult(tuple(plan.restart_reasons))
+
+
 def look(queries: Sequence[VmQuery], uri: str = DEFAULT_URI) -> HostState:
     """Return the state of VMs on this host. Nothing is changed.
 
@@ -157,10 +212,16 @@ def _look_at_disk(record: DiskRecord) -> DiskState:
 
 
 def _room(path: str) -> int:
-    """Return the bytes that new disks may take in a directory, which may be missing."""
+    """Return the bytes that new disks may take in a directory, which may be missing. A file system that compresses has
+    no limit.
+    """
     while True:
         try:
-            return room(path)
+            opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                return LARGEST if may_compress(opened) else room(path)
+            finally:
+                os.close(opened)
         except FileNotFoundError:
             path = os.path.dirname(path)
         except OSError as error:
@@ -206,12 +267,15 @@ def _disks(text: str, *, is_running: bool) -> Iterator[DomainDisk]:
         yield DomainDisk(files, disk.target or "", disk.bus, disk.read_only, disk.shareable, is_running)
 
 
+_OPERATIONS = {"look": look, "attach": attach, "detach": detach}
+
 __all__ = [
+    "AttachResult",
     "DiskState",
     "DomainDisk",
     "DomainState",
     "HostState",
     "VmQuery",
     "VmState",
-    "look",
+    "perform",
 ]

@@ -98,9 +98,7 @@ class KnownVms:
         """
         if disk.persistent and disk.image_id is not None:
             owner = self._owners.setdefault(disk.image_id, disk.vm_id)
-            others = [
-                one for one in self._disks[owner].values() if one.image_id == disk.image_id and one.persistent
-            ]
+            others = [one for one in self._disks[owner].values() if one.image_id == disk.image_id and one.persistent]
             if owner != disk.vm_id or any(one.disk_id != disk.disk_id for one in others):
                 number = others[0].disk_id if others else disk.disk_id
                 raise Conflict(
