@@ -12,14 +12,12 @@ import os
 import random
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from refusal import refused
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
@@ -137,10 +135,16 @@ def make_vm(directory: Path) -> None:
     os.utime(snapshots, ns=(1, 1_111_111_111_000_000_001))
 
 
-def facts(directory: Path) -> dict[str, Any]:
-    """Return everything about the files in a directory that a transfer keeps."""
-    script = 'cd "$1" && find . -mindepth 1 -printf "%P|%y|%m|%s|%T@|%l\\n" | grep -av "^[^/]*|d" | sort; find . -type f -size -1G -exec sha256sum {} + | sort'
-    return subprocess.run(["sh", "-c", script, "sh", directory], capture_output=True, check=True).stdout
+#: Print everything about files that a transfer keeps, by find(1) and sha256sum(1). A directory's size isn't kept.
+FACTS = """
+cd "$1"
+find . -mindepth 1 -type d -printf '%P|%y|%m|%T@\\n' -o -mindepth 1 -printf '%P|%y|%m|%s|%T@|%l\\n' | sort
+find . -type f -size -1G -exec sha256sum {} + | sort
+"""
+
+
+def facts(directory: Path) -> bytes:
+    return subprocess.run(["sh", "-c", FACTS, "sh", directory], capture_output=True, check=True).stdout
 
 
 def allocated(path: Path) -> int:

@@ -124,6 +124,10 @@ class LibvirtMissing(DependencyMissing, LibvirtFailed):
     """The libvirt daemon, or its Python library, is missing."""
 
 
+class FrontEndFailed(VmstoreError):
+    """The front-end can't be reached, or refused a call."""
+
+
 class CatalogFailed(VmstoreError):
     """The catalog can't be opened, read or written."""
 
@@ -175,6 +179,7 @@ __all__ = [
     "DependencyMissing",
     "DependencyNotFound",
     "FileAccessFailed",
+    "FrontEndFailed",
     "InvalidInput",
     "LibvirtFailed",
     "LibvirtMissing",

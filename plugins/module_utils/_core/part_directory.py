@@ -18,9 +18,9 @@ import os
 import stat
 from collections.abc import Iterator
 
-from .directory import open_directory_at, open_file_at
+from .directory import exists_at, open_directory_at, open_file_at
 from .records import dataclass
-from .temporary import lock, new_part_name
+from .temporary import is_held, lock, new_part_name
 
 #: Name of the file that is locked.
 LOCK = "lock"
@@ -90,7 +90,7 @@ def _open(parent: int, name: str, flags: int, how: int) -> PartDirectory:
         directory = open_directory_at(parent, name)
         stack.callback(os.close, directory)
         if not flags:
-            _require_private(directory)
+            _require_private(directory, os.geteuid())
         descriptor = os.open(LOCK, flags | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
         stack.callback(os.close, descriptor)
         lock(descriptor, how)
@@ -100,10 +100,10 @@ def _open(parent: int, name: str, flags: int, how: int) -> PartDirectory:
         return PartDirectory(parent, name, directory, descriptor)
 
 
-def _require_private(directory: int) -> None:
+def _require_private(directory: int, user: int) -> None:
     status = os.fstat(directory)
-    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise OSError(errno.EPERM, "it belongs to another user, or other users can enter it")
+    if status.st_uid != user or status.st_mode & 0o077:
+        raise OSError(errno.EPERM, "other users can change it")
 
 
 def remove_unheld_directory(parent: int, name: str) -> None:
@@ -115,8 +115,21 @@ def remove_unheld_directory(parent: int, name: str) -> None:
     directory = open_directory_at(parent, name)
     try:
         with _opened_lock(directory) as descriptor:
+            _require_private(directory, os.fstat(descriptor).st_uid)
             lock(descriptor, fcntl.F_OFD_SETLK)
             PartDirectory(parent, name, directory, descriptor).remove()
+    finally:
+        os.close(directory)
+
+
+def is_directory_held(parent: int, name: str) -> bool:
+    """Return whether a running program holds a part directory. One that can't be opened counts as held."""
+    try:
+        directory = open_directory_at(parent, name)
+    except OSError:
+        return True
+    try:
+        return exists_at(directory, LOCK) and is_held(directory, LOCK)
     finally:
         os.close(directory)
 
@@ -167,6 +180,7 @@ __all__ = [
     "LOCK",
     "PartDirectory",
     "create_part_directory",
+    "is_directory_held",
     "open_part_directory",
     "remove_at",
     "remove_unheld_directory",

@@ -27,7 +27,7 @@ from .image_files import ImageFiles, Pointer, files_in, is_same_path, opened_fil
 from .layout import checksum_file, is_image_name, snapshot_directory, snapshot_number
 from .new_image import NewImage, new_image, remove_files
 from .still import StillFiles, is_used, require_unused
-from .vm_directory import DiskPath, make_directory_at, parse_disk_path
+from .vm_directory import DiskPath, make_directory_at, opened_vm_directory, parse_disk_path
 from .vm_lock import DEADLINE, locked_disk
 from .vm_removal import remove_disk_at, require_unused_at
 
@@ -104,6 +104,16 @@ class OpenDisk:
         with self.files.opened(file) as descriptor:
             require_unused(descriptor, self.files.path(file), doing)
 
+    def require_unused_by(self, snapshot: int) -> None:
+        """Refuse to remove a snapshot while a program uses its file or an overlay that is based on it.
+
+        :raises Conflict: a program uses one of these files.
+        """
+        files = self.files
+        for number in [snapshot, *(files.children(snapshot) if self.format == "qcow2" else [])]:
+            with files.opened(number) as descriptor:
+                require_unused(descriptor, files.path(number), "be changed")
+
     def require_settled(self) -> None:
         """Refuse to work on a disk while an overlay that isn't used yet has data: QEMU has switched to the overlay, and
         the live snapshot was interrupted.
@@ -152,10 +162,10 @@ class OpenDisk:
 
 
 @contextlib.contextmanager
-def opened_disk(record: DiskRecord, *, doing: str, deadline: float = DEADLINE) -> Iterator[OpenDisk]:
+def opened_disk(record: DiskRecord, *, doing: str | None = None, deadline: float = DEADLINE) -> Iterator[OpenDisk]:
     """Hold the lock of a disk, and yield the open disk.
 
-    :arg doing: name of the action, which waiting actions report.
+    :arg doing: name of the action, which waiting actions report. ``None`` takes no lock, to look at a disk only.
     :arg deadline: seconds to wait for another action on the disk.
     :raises InvalidInput: the record has an invalid path or format.
     :raises NotFound: there is no such disk.
@@ -166,7 +176,8 @@ def opened_disk(record: DiskRecord, *, doing: str, deadline: float = DEADLINE) -
     path = parse_disk_path(record.path)
     check_format(record.format)
     image = None if record.image is None else check_image(record.image)
-    with locked_disk(path, doing=doing, deadline=deadline) as directory, contextlib.ExitStack() as stack:
+    directories = opened_vm_directory(path) if doing is None else locked_disk(path, doing=doing, deadline=deadline)
+    with directories as directory, contextlib.ExitStack() as stack:
         with os_errors(f"read {path.path}"):
             is_link = is_link_at(directory, path.name)
             target = os.readlink(path.name, dir_fd=directory) if is_link else None

@@ -46,14 +46,14 @@ class DiskFacts:
     is_used: bool
 
 
-def describe_disk(record: DiskRecord, *, deadline: float = DEADLINE) -> DiskFacts:
-    """Return the facts about a disk.
+def describe_disk(record: DiskRecord) -> DiskFacts:
+    """Return the facts about a disk. No lock is taken, because nothing may be written.
 
     :raises NotFound: there is no such disk.
     :raises Conflict: the files have another layout, or refer to other files than those of the disk and its image.
-    :raises LockTimeout, FileAccessFailed: see :func:`opened_disk`.
+    :raises InvalidInput, PathNotAllowed, FileAccessFailed: see :func:`opened_disk`.
     """
-    with opened_disk(record, doing="describe", deadline=deadline) as disk, disk.opened_data() as reads:
+    with opened_disk(record) as disk, disk.opened_data() as reads:
         first = next(iter(reads))
         with os_errors(f"read {disk.path.path}"):
             allocated = os.fstat(first).st_blocks * 512

@@ -56,6 +56,21 @@ def create_snapshot(
         return True
 
 
+def make_layer(record: DiskRecord, *, deadline: float = DEADLINE) -> bool:
+    """Let a qcow2 file ``disk.N`` become the layer ``disk.N.snap/0``, with ``disk.N`` as a link to it. Return ``False``
+    if the disk has layers already. Arguments and errors are those of :func:`create_snapshot`.
+
+    :raises Conflict: the disk is raw, or its snapshots are whole copies.
+    """
+    with opened_disk(record, doing="clone", deadline=deadline) as disk:
+        if disk.is_layered and disk.format == "qcow2":
+            return False
+        _require_layers(disk)
+        with _as_layers(disk, 0) as layers:
+            layers.files.link_to_itself()
+        return True
+
+
 def prepare_overlay(record: DiskRecord, snapshot: int, *, deadline: float = DEADLINE) -> str:
     """Create the overlay of a snapshot that QEMU will take while the virtual machine runs, and return its path. The
     disk still is a link to the layer before. A repeated call returns the same overlay. Arguments and errors are those
@@ -68,8 +83,7 @@ def prepare_overlay(record: DiskRecord, snapshot: int, *, deadline: float = DEAD
     with opened_disk(record, doing="snap_create_live", deadline=deadline) as disk:
         if snapshot in disk.files.list_snapshots():
             raise Conflict(f"The disk {disk.path.path} already has the snapshot {snapshot}.")
-        if not _makes_layers(disk, whole=False):
-            raise Conflict(f"The disk {disk.path.path} has no layers: its snapshots are whole copies.")
+        _require_layers(disk)
         with _as_layers(disk, snapshot) as layers:
             return layers.files.path(_prepare(layers, snapshot))
 
@@ -99,9 +113,8 @@ def delete_snapshot(record: DiskRecord, snapshot: int, *, deadline: float = DEAD
         if snapshot not in disk.files.list_snapshots():
             sweep(disk.files.directory)
             return False
-        if disk.is_layered:
-            disk.require_unused("lose a snapshot")
-            disk.require_settled()
+        disk.require_settled()
+        disk.require_unused_by(snapshot)
         foresee_in(disk.files, "snap_delete", disk.format, snapshot)
         return delete_from(disk.files, disk.format, snapshot)
 
@@ -119,6 +132,11 @@ def revert_snapshot(record: DiskRecord, snapshot: int, *, deadline: float = DEAD
         disk.require_settled()
         foresee_in(disk.files, "snap_revert", disk.format, snapshot)
         revert_to(disk.files, disk.format, snapshot)
+
+
+def _require_layers(disk: OpenDisk) -> None:
+    if not _makes_layers(disk, whole=False):
+        raise Conflict(f"The disk {disk.path.path} can't have layers, because its snapshots are whole copies.")
 
 
 def _makes_layers(disk: OpenDisk, whole: bool) -> bool:
@@ -211,4 +229,4 @@ def _copy(disk: OpenDisk, snapshot: int, is_paused: bool) -> None:
             sync_opened(directory)
 
 
-__all__ = ["create_snapshot", "delete_snapshot", "prepare_overlay", "revert_snapshot", "switch_to"]
+__all__ = ["create_snapshot", "delete_snapshot", "make_layer", "prepare_overlay", "revert_snapshot", "switch_to"]

@@ -150,7 +150,8 @@ def _remove_tree(around: int, name: str, level: int = 0) -> None:
             _remove_tree(opened, entry, level + 1)
     finally:
         os.close(opened)
-    os.rmdir(name, dir_fd=around)
+    with contextlib.suppress(FileNotFoundError):  # another action removes the same directory
+        os.rmdir(name, dir_fd=around)
 
 
 __all__ = ["remove", "remove_disk", "remove_disk_at", "remove_vm_directory", "require_unused_at"]

@@ -92,7 +92,7 @@ class Source:
         entries: list[Entry] = []
         for number, (name, new) in enumerate(self._names.items()):
             try:
-                entries.extend(self._walk(self._directory, name, new, len(entries)))
+                entries.extend(self.walk(self._directory, name, new, len(entries)))
             except FileNotFoundError as error:
                 if number == 0:
                     raise NotFound(f"There is no {self.place}/{name} to transfer.") from error
@@ -100,10 +100,10 @@ class Source:
         try:
             check_tree(entries)
         except BadTree as error:
-            raise self._refuse(str(error)) from error
+            raise self.refuse(str(error)) from error
         return tuple(entries)
 
-    def _walk(self, directory: int, name: str, path: str, count: int) -> Iterator[Entry]:
+    def walk(self, directory: int, name: str, path: str, count: int = 0) -> Iterator[Entry]:
         """Yield an entry, and the entries below it."""
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         entry = Entry(path, FILE, stat.S_IMODE(status.st_mode) & 0o777, status.st_mtime_ns)
@@ -118,7 +118,7 @@ class Source:
         elif stat.S_ISDIR(status.st_mode):
             yield replace(entry, kind=DIRECTORY)
             if path.count("/") + 1 >= DEEPEST:
-                raise self._refuse(f"{path!r} is deeper than {DEEPEST} levels")
+                raise self.refuse(f"{path!r} is deeper than {DEEPEST} levels")
             opened = open_directory_at(directory, name)
             try:
                 for inner in os.listdir(opened):
@@ -126,16 +126,24 @@ class Source:
                         continue
                     count += 1
                     if count > MOST_ENTRIES:
-                        raise self._refuse(f"there are more than {MOST_ENTRIES} files")
-                    yield from self._walk(opened, inner, f"{path}/{inner}", count)
+                        raise self.refuse(f"there are more than {MOST_ENTRIES} files")
+                    yield from self.walk(opened, inner, f"{path}/{inner}", count)
             finally:
                 os.close(opened)
         else:
-            raise self._refuse(f"{path!r} is neither a regular file, a directory nor a symbolic link")
+            raise self.refuse(f"{path!r} is neither a regular file, a directory nor a symbolic link")
 
     def _rename(self, target: str) -> str:
         first, slash, rest = target.partition("/")
         return self._names.get(first, first) + slash + rest
+
+    def locate(self, path: str) -> list[str]:
+        """Return the components of a file's path in the directory.
+
+        :arg path: its path in the tree.
+        """
+        first, *others = path.split("/")
+        return [self._original[first], *others]
 
     @contextlib.contextmanager
     def opened(self, entry: Entry) -> Iterator[int]:
@@ -143,9 +151,8 @@ class Source:
 
         :raises StaleState: the file isn't the described one any more, at the beginning or at the end of the block.
         """
-        first, *others = entry.path.split("/")
         try:
-            with _opened(self._directory, [self._original[first], *others]) as descriptor:
+            with _opened(self._directory, self.locate(entry.path)) as descriptor:
                 self._require_same(descriptor, entry)
                 yield descriptor
                 self._require_same(descriptor, entry)
@@ -157,7 +164,7 @@ class Source:
         if (status.st_size, status.st_mtime_ns, status.st_ctime_ns) != (entry.size, entry.mtime, entry.version):
             raise self.stale(entry)
 
-    def _refuse(self, why: str) -> Conflict:
+    def refuse(self, why: str) -> Conflict:
         return Conflict(f"{self.place} can't be transferred: {why}.")
 
     def stale(self, entry: Entry) -> StaleState:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import os
 
 from ..._core import records
-from ..._core.errors import InvalidInput, NotFound, VmstoreError
-from ..._core.paths import absolute
+from ..._core.errors import NotFound, VmstoreError
 from ..._core.records import TYPE_CHECKING
 from ..._core.words import FRONT_END
 from ..._driver.datastore.base import COPY_ATTRIBUTES, CopiedImage, CopyOptions, DatastoreDriver, Settings
 from ..._driver.registry import class_for
-from ..._model.datastore import NFS_AUTO, Datastore
+from .datastore_document import element_of, read_datastore, require_no_blanks
 from .document import Document
+from .elements import escape
 from .output import log, write_result
 
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 #: Upper bound of the time to read the capacity of a file system in seconds.
 MONITOR_TIMEOUT = 30
 
-#: Types of datastores and images. The numbers in the elements TYPE are indexes of these.
-DATASTORE_TYPES = ("image", "system", "file", "backup")
+#: Types of images. The number in the element IMAGE/TYPE is an index of these.
 IMAGE_TYPES = ("os", "cdrom", "datablock", "kernel", "ramdisk", "context", "backup", "filesystem")
 
 #: Elements of an image's template that hold a digest, named by the algorithm in capitals.
@@ -189,61 +188,4 @@ class DatastoreAction:
         write_result(f"<IMPORT_INFO>{inner}</IMPORT_INFO>\n")
 
 
-def read_datastore(driver: str, document: Document) -> Datastore:
-    """Return the datastore of the document. The directory stays as the front-end writes it, because the front-end
-    stores the directory in the sources of images.
-
-    :raises InvalidInput: an element is missing or can't be used.
-    """
-    template = "DATASTORE/TEMPLATE/"
-    base_path = require_no_blanks("DATASTORE/BASE_PATH", document.require("DATASTORE/BASE_PATH"))
-    absolute("DATASTORE/BASE_PATH", base_path)
-    lists = {
-        name: tuple(document.get(f"{template}{name}").split())
-        for name in ("SAFE_DIRS", "RESTRICTED_DIRS", "BRIDGE_LIST")
-    }
-    datastore = Datastore(
-        document.read_number("DATASTORE/ID"),
-        document.get("DATASTORE/NAME"),
-        document.read_choice("DATASTORE/TYPE", DATASTORE_TYPES),
-        driver,
-        document.get("DATASTORE/TM_MAD") or None,
-        base_path.rstrip("/"),
-        safe_dirs=tuple(absolute(f"{template}SAFE_DIRS", path) for path in lists["SAFE_DIRS"]),
-        restricted_dirs=tuple(absolute(f"{template}RESTRICTED_DIRS", path) for path in lists["RESTRICTED_DIRS"]),
-        bridge_list=lists["BRIDGE_LIST"],
-        attributes={name: document.get(element_of(name)) for name in NFS_AUTO},
-        shared=document.get(f"{template}SHARED").strip().lower() == "yes",
-        marker=document.get(f"{template}MARKER").strip() or None,
-    )
-    if datastore.mounts_automatically:
-        from ..._driver.datastore.shared_store import read_nfs_auto
-
-        read_nfs_auto(datastore.attributes, element_of)
-    return datastore
-
-
-def require_no_blanks(element: str, text: str) -> str:
-    """Return ``text``, and refuse blanks, because the front-end reads a result only up to the first blank.
-
-    :raises InvalidInput: ``text`` has a blank.
-    """
-    if text.split() != [text]:
-        raise InvalidInput(element, text, "a path without blanks is expected")
-    return text
-
-
-def element_of(attribute: str) -> str:
-    """Return the path of the element that holds an attribute of the datastore."""
-    return f"DATASTORE/TEMPLATE/{attribute.upper()}"
-
-
-def escape(text: str) -> str:
-    """Return ``text`` as the content of an XML element (XML 1.0, 2.4).
-
-    ``xml.sax.saxutils`` has the same function, but loads HTTP and TLS.
-    """
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-__all__ = ["DatastoreAction", "element_of", "read_datastore"]
+__all__ = ["DatastoreAction"]

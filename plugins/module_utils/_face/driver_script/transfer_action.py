@@ -88,10 +88,10 @@ def run_transfer(remotes: str, mad: str, name: str, arguments: Sequence[str]) ->
             f"{', '.join(TRANSFER_DRIVERS)}."
         )
     from .configuration import read_settings
-    from .front_end import FrontEndFacts
+    from .front_end import FrontEnd
 
     values = _read_arguments(action, arguments)
-    driver = transfer_class(mad, system_driver or None)(FrontEndFacts(), read_settings(remotes), log=log)
+    driver = transfer_class(mad, system_driver or None)(FrontEnd(os.environ), read_settings(remotes), log=log)
     getattr(driver, action)(*values)
 
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import COPY_ATTRIBUTES
-from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.datastore_action import element_of
+from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.datastore_document import element_of
 from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.document import (
     LONGEST,
     Document,
