@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .._core.records import dataclass
 from .._model.declared_vm import STATES, DeclaredDisk, DeclaredSnapshot, DeclaredVm
 from .._model.names import check_domain, check_host, check_name
 from .table import Table
@@ -51,19 +52,23 @@ DISKS = Table(
 DISK_SNAPSHOTS = Table("disk_snapshot", DeclaredSnapshot, key=("vm_id", "disk_id", "id"), readers={}, writers={})
 
 
-def disks_by_image(
-    catalog: Catalog, image_id: int | None = None
-) -> Mapping[int, list[tuple[DeclaredDisk, DeclaredVm]]]:
-    """Return the disks of images with their VMs, by the id of the image.
+@dataclass(frozen=True)
+class DiskOfImage:
+    """A disk of an image, with its VM."""
 
-    :arg image_id: only the disks of this image.
-    """
-    vms = {vm.id: vm for vm in VMS.rows(catalog)}
-    found: dict[int, list[tuple[DeclaredDisk, DeclaredVm]]] = {}
-    for disk in DISKS.rows(catalog, image_id=image_id):
-        if disk.image_id is not None:
-            found.setdefault(disk.image_id, []).append((disk, vms[disk.vm_id]))
-    return found
+    image_id: int
+    disk: DeclaredDisk
+    vm: DeclaredVm
+
+    def __str__(self) -> str:
+        return f"the disk {self.disk.disk_id} of {self.vm}"
 
 
-__all__ = ["DISKS", "DISK_SNAPSHOTS", "VMS", "disks_by_image"]
+def disks_of(catalog: Catalog, image_id: int | None = None) -> list[DiskOfImage]:
+    """Return the disks of one image, or of all images."""
+    disks = [disk for disk in DISKS.rows(catalog, image_id=image_id) if disk.image_id is not None]
+    vms = {vm.id: vm for vm in VMS.rows(catalog)} if disks else {}
+    return [DiskOfImage(disk.image_id, disk, vms[disk.vm_id]) for disk in disks if disk.image_id is not None]
+
+
+__all__ = ["DISKS", "DISK_SNAPSHOTS", "VMS", "DiskOfImage", "disks_of"]

@@ -84,8 +84,8 @@ class DevicePlanner:
             found = self._world.domain(self._known.place(vm))
             if found is None:
                 raise DependencyNotFound(
-                    f"domain: libvirt on the host {vm.host} has no domain {vm.domain!r}: define it first, or leave attach "
-                    "out."
+                    f"domain: libvirt on the host {vm.host} has no domain {vm.domain!r}: define it first, or leave "
+                    "attach out."
                 )
         except DependencyMissing as error:
             self._report(error)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The service of the disks of VMs, one VM or many (spec: storage-driver, "TM Drivers Structure" and "An Example VM")."""
+"""The service of the disks of VMs, one VM or many (spec: storage-driver, "TM Drivers Structure", "An Example VM")."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from ..._core.errors import Conflict, DependencyMissing, DependencyNotFound, Inv
 from ..._core.locks import locked
 from ..._core.plan import Plan, Preparation
 from ..._core.records import replace
-from ..._image.vm_disk import DiskRecord
 from ..._model.datastore import Datastore
 from ..._model.declared_vm import NEW, DeclaredDisk, DeclaredVm
 from ..._model.image import Image
@@ -28,6 +27,7 @@ from ..catalog import CatalogService
 from ..datastore.desired import driver_of
 from .actions import DiskActions
 from .devices import DevicePlanner
+from .info import disk_record
 from .known import KnownVms
 from .new_disks import NewDisks
 from .options import VmSpec, parse_vm
@@ -198,12 +198,7 @@ class VmDiskService(CatalogService):
                 disks = tuple(disk for disk in known.disks(vm.id).values() if disk.state != NEW)
                 looks.append(Look(known.place(vm), vm, disks, _needs_domain(one)))
 
-        def record_of(look: Look, disk: DeclaredDisk) -> DiskRecord:
-            image = known.image_of(disk) if disk.needs_image else None
-            path = f"{look.place.path}/disk.{disk.disk_id}"
-            return DiskRecord(path, disk.format, None if image is None else image.path)
-
-        self._world.look(looks, record_of)
+        self._world.look(looks, functools.partial(disk_record, known))
 
     def _has_data(self, image: Image, datastore: Datastore) -> bool:
         """Return whether the data of an image exists. Each datastore is read once."""

@@ -61,12 +61,13 @@ def place_vm(known: KnownVms, spec: VmSpec) -> PlacedVm:
         raise Conflict(
             f"vm: {found.name!r} is being removed: give the VM state=absent once more, and then create it again."
         )
-    changes: dict[str, object] = {
-        name: getattr(spec, name) for name in ("host", "domain") if getattr(spec, name) is not None
-    }
-    if spec.datastore is not None:
-        changes["datastore_id"] = _check_system(known.system_datastore(spec.datastore)).id
-    after = records.replace(found, **changes)
+    datastore = None if spec.datastore is None else _check_system(known.system_datastore(spec.datastore))
+    after = records.replace(
+        found,
+        host=spec.host or found.host,
+        domain=spec.domain or found.domain,
+        datastore_id=found.datastore_id if datastore is None else datastore.id,
+    )
     known.put_vm(after)
     return PlacedVm(spec, found, after)
 

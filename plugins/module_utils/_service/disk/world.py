@@ -15,6 +15,7 @@ from ..._core.errors import CommandFailed, Conflict, LibvirtMissing, NoSpace
 from ..._core.records import dataclass
 from ..._driver.transfer import vm_host_protocol
 from ..._driver.transfer.vm_host import DomainState, HostState, VmQuery, VmState, perform
+from ..._image.vm_disk import DiskRecord
 from ..._image.vm_disk_data import DiskFacts
 from ..._model.declared_vm import DeclaredDisk, DeclaredVm
 from ..._model.place import Place
@@ -42,7 +43,7 @@ def ask_host(host: str, action: str, *arguments: Any, log: Callable[[str], objec
         refusal = session.handshake()
         if refusal is not None:
             raise CommandFailed(f"The host {host} can't be used: {refusal}.")
-        request = {"action": action, "arguments": arguments, "named": {}, "size": None}
+        request: dict[str, object] = {"action": action, "arguments": arguments, "named": {}, "size": None}
         return session.ask(action, module.OPERATIONS[action], request, kinds=module.KINDS, timeout=timeout)
 
 
@@ -69,7 +70,7 @@ class World:
         self._with_domain: set[Place] = set()
         self._taken: dict[tuple[str, str], int] = defaultdict(int)
 
-    def look(self, wanted: Iterable[Look], record_of: Callable[[Look, DeclaredDisk], Any]) -> None:
+    def look(self, wanted: Iterable[Look], record_of: Callable[[DeclaredVm, DeclaredDisk], DiskRecord]) -> None:
         """Look at the VMs that weren't looked at yet.
 
         :arg record_of: returns the record of a disk for the host.
@@ -83,7 +84,7 @@ class World:
             queries = tuple(
                 VmQuery(
                     one.place.path,
-                    tuple(record_of(one, disk) for disk in one.disks),
+                    tuple(record_of(one.vm, disk) for disk in one.disks),
                     one.vm.domain if one.needs_domain else None,
                 )
                 for one in looks
