@@ -82,7 +82,7 @@ def test_a_catalog_from_a_newer_version(virtiofs) -> None:
         messages
         == [
             f"The catalog {virtiofs.catalog} was written by a newer granary.vmstore (schema 99); this one supports "
-            "schema 4."
+            "schema 5."
         ]
         * 4
     )
