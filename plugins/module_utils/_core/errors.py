@@ -108,6 +108,10 @@ class TimedOut(CommandFailed):
     """A command or a call did not end before its deadline, and was stopped."""
 
 
+class HostUnreachable(CommandFailed):
+    """Another host can't be used: it doesn't answer, refuses the user, or lacks Python."""
+
+
 class TransferFailed(VmstoreError):
     """Bytes from another host are missing, all or a part of them."""
 
@@ -180,6 +184,7 @@ __all__ = [
     "DependencyNotFound",
     "FileAccessFailed",
     "FrontEndFailed",
+    "HostUnreachable",
     "InvalidInput",
     "LibvirtFailed",
     "LibvirtMissing",

@@ -200,6 +200,20 @@ class ImageFiles:
         name = self.backing_name(number)
         return None if name is None or self._is_base(name) else self._number(name, self.path(number))
 
+    def backing_directory(self) -> str:
+        """Return the directory in the name of a new overlay's backing file.
+
+        A relative name starts at the directory of the name by which QEMU opens the overlay. So the layers of an image
+        that a disk elsewhere is a link to have absolute names.
+        """
+        directory = snapshot_directory(self.name)
+        if self.pointer is not None:
+            return f"{os.path.dirname(self.image)}/{directory}"
+        active = self.active()
+        return (
+            os.path.dirname(self.backing_name(active) or "") if self.parent(active) is not None else ""
+        ) or directory
+
     def backing_name(self, number: int | None) -> str | None:
         """Return the name of the backing file in the header of a qcow2 file. It is checked, because qemu-img would open
         this file.

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 
 from .._core.directory import open_file_at, opened_directory, opened_file_at
 from .._core.errors import Conflict, os_errors
-from .copy import CHUNK, extents
+from .._core.sparse import extents
+from .copy import CHUNK
 from .image_file import disk_size, inspect
 from .layout import checksum_file
 from .new_image import remove_files

@@ -29,7 +29,7 @@ from .._core.records import TYPE_CHECKING
 from .copy import convert, copy_local, creation_options, foresee_conversion, foresee_copy
 from .image_file import disk_size
 from .image_files import ImageFiles, opened_files
-from .layout import checksum_file, is_image_name, snapshot_directory, snapshot_file
+from .layout import checksum_file, is_image_name, snapshot_directory
 from .new_image import NewImage, remove_files, replace_image, sweep
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def fill_overlay(
     data = files.data_of(snapshot)
     size = files.virtual_size(data)
     files.link_to_itself()
-    create_overlay(part, snapshot_file(files.name, snapshot), size, options=options, timeout=timeout)
+    create_overlay(part, f"{files.backing_directory()}/{snapshot}", size, options=options, timeout=timeout)
 
 
 def create_overlay(

@@ -87,14 +87,9 @@ def opened_vm_directory(path: DiskPath, *, create: bool = False) -> Iterator[int
     :raises PathNotAllowed: a link of another user leads to the datastore.
     :raises FileAccessFailed, NoSpace: the directory can't be opened or created. A link is refused.
     """
-    root, datastore = os.path.split(path.datastore)
     with contextlib.ExitStack() as stack:
+        system = stack.enter_context(opened_system_datastore(path, create=create))
         try:
-            if create:
-                around = stack.enter_context(opened_directory(root))
-                if not exists_at(around, datastore):
-                    make_directory_at(around, datastore)
-            system = stack.enter_context(opened_directory(path.datastore))
             if create:
                 make_directory_at(system, str(path.vm))
             found = open_directory_at(system, str(path.vm), os.O_PATH)
@@ -104,6 +99,27 @@ def opened_vm_directory(path: DiskPath, *, create: bool = False) -> Iterator[int
             raise from_os_error(error, f"open {path.directory}") from error
         stack.callback(os.close, found)
         yield found
+
+
+@contextlib.contextmanager
+def opened_system_datastore(path: DiskPath, *, create: bool = False) -> Iterator[int]:
+    """Yield a descriptor (O_PATH) of the directory of the system datastore.
+
+    :arg create: whether to create a missing directory, see :func:`opened_vm_directory`, also for the errors.
+    """
+    root, datastore = os.path.split(path.datastore)
+    with contextlib.ExitStack() as stack:
+        try:
+            if create:
+                around = stack.enter_context(opened_directory(root))
+                if not exists_at(around, datastore):
+                    make_directory_at(around, datastore)
+            system = stack.enter_context(opened_directory(path.datastore))
+        except FileNotFoundError as error:
+            raise NotFound(f"The VM directory {path.directory} does not exist.") from error
+        except OSError as error:
+            raise from_os_error(error, f"open {path.directory}") from error
+        yield system
 
 
 def make_directory_at(around: int, name: str) -> None:
@@ -130,4 +146,4 @@ def make_directory_at(around: int, name: str) -> None:
         os.close(created)
 
 
-__all__ = ["DiskPath", "make_directory_at", "opened_vm_directory", "parse_disk_path"]
+__all__ = ["DiskPath", "make_directory_at", "opened_system_datastore", "opened_vm_directory", "parse_disk_path"]

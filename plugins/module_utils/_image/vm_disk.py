@@ -110,7 +110,7 @@ class OpenDisk:
         :raises Conflict: a program uses one of these files.
         """
         files = self.files
-        for number in [snapshot, *(files.children(snapshot) if self.format == "qcow2" else [])]:
+        for number in [files.data_of(snapshot), *(files.children(snapshot) if self.format == "qcow2" else [])]:
             with files.opened(number) as descriptor:
                 require_unused(descriptor, files.path(number), "be changed")
 

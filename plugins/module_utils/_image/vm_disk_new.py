@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from .._core.directory import sync_opened
 from .._core.errors import Conflict, InvalidInput, NotFound, os_errors
+from .backing_names import set_backing_directory
 from .copy import foresee_conversion, foresee_copy
 from .image_file import disk_size
 from .image_files import ImageFiles, files_in, opened_files, owner_like
@@ -164,6 +165,7 @@ def _last_layer(files: ImageFiles) -> int:
     """
     number = files.active_number()
     if number is not None:
+        set_backing_directory(files, snapshot_directory(files.image), snapshot_directory(files.name))
         return number
     place = snapshot_directory(files.image)
     with os_errors(f"write {place}"):
@@ -179,7 +181,7 @@ def _last_layer(files: ImageFiles) -> int:
                 os.symlink(files.image, name, dir_fd=directory)
                 sync_opened(directory)
         number = numbers[-1] if numbers else 0
-        opened.chain(number)
+        set_backing_directory(opened, snapshot_directory(files.image), snapshot_directory(files.name))
         return number
 
 

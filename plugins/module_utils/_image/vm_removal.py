@@ -69,7 +69,6 @@ def remove_vm_directory(path: DiskPath, *, deadline: float) -> bool:
     :raises LockTimeout: another action on a disk didn't end before the deadline.
     :raises PathNotAllowed, FileAccessFailed: the directory can't be read or removed.
     """
-    removed = f".{path.vm}.removed"
     with contextlib.ExitStack() as stack:
         try:
             with os_errors(f"open {path.datastore}"):
@@ -79,23 +78,43 @@ def remove_vm_directory(path: DiskPath, *, deadline: float) -> bool:
                 return False
             raise
         with os_errors(f"remove {path.directory}"):
-            _remove_tree(system, removed)  # a killed run may have left it
+            _remove_tree(system, _removed_name(path))  # a killed run may have left it
         try:
             directory = stack.enter_context(locked_disk(path, doing="delete", deadline=deadline, is_removal=True))
         except NotFound:
             return False
-        with os_errors(f"read {path.directory}"):
-            names = list_directory(directory)
-        for name in names:
-            if name == LOCK_FILE:
-                continue
-            require_unused_at(directory, name, f"{path.directory}/{name}")
-        with os_errors(f"remove {path.directory}"):
-            os.rename(str(path.vm), removed, src_dir_fd=system, dst_dir_fd=system)
-            sync_opened(system)
-            _remove_tree(system, removed)
-            sync_opened(system)
+        require_directory_unused(directory, path)
+        remove_directory_at(system, path)
     return True
+
+
+def require_directory_unused(directory: int, path: DiskPath) -> None:
+    """Refuse to remove an open VM directory while a program uses a file in it.
+
+    :raises Conflict, FileAccessFailed: see :func:`require_unused_at`.
+    """
+    with os_errors(f"read {path.directory}"):
+        names = list_directory(directory)
+    for name in names:
+        if name != LOCK_FILE:
+            require_unused_at(directory, name, f"{path.directory}/{name}")
+
+
+def remove_directory_at(system: int, path: DiskPath) -> None:
+    """Remove a VM directory from the open directory of its system datastore. The caller holds the lock of all disks.
+
+    :raises FileAccessFailed: a file can't be removed.
+    """
+    removed = _removed_name(path)
+    with os_errors(f"remove {path.directory}"):
+        os.rename(str(path.vm), removed, src_dir_fd=system, dst_dir_fd=system)
+        sync_opened(system)
+        _remove_tree(system, removed)
+        sync_opened(system)
+
+
+def _removed_name(path: DiskPath) -> str:
+    return f".{path.vm}.removed"
 
 
 def require_unused_at(directory: int, name: str, path: str) -> None:
@@ -154,4 +173,12 @@ def _remove_tree(around: int, name: str, level: int = 0) -> None:
         os.rmdir(name, dir_fd=around)
 
 
-__all__ = ["remove", "remove_disk", "remove_disk_at", "remove_vm_directory", "require_unused_at"]
+__all__ = [
+    "remove",
+    "remove_directory_at",
+    "remove_disk",
+    "remove_disk_at",
+    "remove_vm_directory",
+    "require_directory_unused",
+    "require_unused_at",
+]

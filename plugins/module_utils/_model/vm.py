@@ -52,15 +52,17 @@ class VmDisk:
     """A disk of a VM. Sizes are in MiB.
 
     :arg disk_id: the number in the name ``disk.<id>``.
-    :arg type: the type in lower case: ``file``, ``cdrom``, ``block``, ``fs`` or ``swap``.
+    :arg type: the type in lower case: ``file``, ``cdrom``, ``block`` or ``filesystem`` for an image, ``fs`` or ``swap``
+        for a volatile disk.
     :arg format: the recorded format in lower case, such as ``raw`` or ``qcow2``. The data is never probed.
     :arg datastore_id: the datastore of the image; the system datastore for a volatile disk.
     :arg tm_mad: the transfer driver of that datastore.
     :arg source: the image's source, as its datastore driver returned it.
     :arg size_mb: the desired virtual size of the disk.
     :arg original_size_mb: the virtual size of the image.
-    :arg is_persistent: whether the disk is the image itself, and not a copy of it.
-    :arg is_saved: whether the disk goes back to the image datastore when the VM ends.
+    :arg is_persistent: whether the disk is the image itself, and not a copy of it (CLONE=NO).
+    :arg is_saved: whether the disk goes back to the image datastore when the VM ends (SAVE=YES). The disk of a CD-ROM
+        image is persistent but isn't saved, because several VMs can have the image.
     :arg is_standalone: whether a qcow2 disk is a full copy, and not an overlay of the image.
     :arg recovery_snapshot_freq: seconds between two recovery snapshots.
     :arg snapshots: the snapshots of the disk, by ascending ids.

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .._core.errors import CommandFailed, TransferFailed
+from .._core.errors import HostUnreachable, TransferFailed
 from .._core.part_directory import remove_unheld_directory
 from .._core.records import dataclass
 from .._core.temporary import new_part_name
@@ -134,7 +134,7 @@ class _Transfer:
     def run(self, attempt: Callable[[TreeSession, Mapping[str, object]], Any]) -> Any:
         """Return the result of ``attempt``, which gets a session and fields of the request.
 
-        :raises CommandFailed: the host can't be used; :raises TransferFailed: the connection broke too often.
+        :raises HostUnreachable: the host can't be used; :raises TransferFailed: the connection broke too often.
         """
         pauses = iter(PAUSES)
         for number in range(MOST_CONNECTIONS):
@@ -160,7 +160,7 @@ class _Transfer:
         if refusal is None:
             return
         message = f"{self._action} needs the {session.name}, which can't be used: {refusal}."
-        raise CommandFailed(message) if is_first else Broken(message)
+        raise HostUnreachable(message) if is_first else Broken(message)
 
     def discard(self, directory: int) -> None:
         """Remove what arrived in a directory over connections that broke."""

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +33,12 @@ def begin(_request: Request, peer: TreePeer | None, log: Callable[[str], object]
                     remove_at(opened, name)
         return "removed"
 
+    def read(directory: str, names: dict[str, str]) -> str:
+        """Send files of a directory."""
+        with opened_directory(directory) as opened:
+            peer.send(Source(opened, directory, names))
+        return "kept"
+
     def pass_on(directory: str, names: dict[str, str], host: str, target: str) -> str:
         """Send files of a directory directly to another host."""
         with opened_directory(directory) as opened:
@@ -47,6 +52,6 @@ def begin(_request: Request, peer: TreePeer | None, log: Callable[[str], object]
         "get": get,
         "put": put,
         "pass_on": pass_on,
-        "names": lambda directory: tuple(sorted(os.listdir(directory))),
+        "read": read,
     }
     return handlers, lambda made: None

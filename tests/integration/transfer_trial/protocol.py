@@ -12,7 +12,7 @@ OPERATIONS = {
     "get": Operation("str"),
     "put": Operation("str"),
     "pass_on": Operation("str"),
-    "names": Operation("tuple[str, ...]"),
+    "read": Operation("str"),
 }
 
 

@@ -35,9 +35,6 @@ TRANSFER_ACTIONS = (
     "resize",
 )
 
-#: Upper bound of the time of one command or of one lock in seconds.
-TIMEOUT = 86400
-
 
 @dataclass(frozen=True)
 class TransferInfo:
@@ -63,14 +60,23 @@ class TransferDriver:
 
     :arg facts: the source of what the arguments of an action don't have.
     :arg settings: the settings of the front-end for new images.
+    :arg system_driver: the transfer driver of the system datastore. The default is this driver.
     :arg log: is called with each line about the progress.
     """
 
     info: TransferInfo
 
-    def __init__(self, facts: VmFacts, settings: Settings, *, log: Callable[[str], object] = str) -> None:
+    def __init__(
+        self,
+        facts: VmFacts,
+        settings: Settings,
+        *,
+        system_driver: str | None = None,
+        log: Callable[[str], object] = str,
+    ) -> None:
         self.facts = facts
         self.settings = settings
+        self.system_driver = system_driver or self.info.name
         self.log = log
 
     def _unsupported(self, action: str) -> NoReturn:
@@ -136,4 +142,4 @@ class TransferDriver:
         self._unsupported("resize")
 
 
-__all__ = ["TIMEOUT", "TRANSFER_ACTIONS", "TransferDriver", "TransferInfo"]
+__all__ = ["TRANSFER_ACTIONS", "TransferDriver", "TransferInfo"]

@@ -86,7 +86,7 @@ def parse_endpoint(option: str, url: str) -> Endpoint:
 def post(endpoint: Endpoint, body: bytes, seconds: float) -> bytes:
     """Send ``body``, and return the body of the response.
 
-    :arg seconds: upper bound of the time. The resolver of names has an own one (resolv.conf(5)).
+    :arg seconds: upper bound of the time. The resolver of names has timeouts of its own (resolv.conf(5)).
     :raises TimedOut: the whole response didn't come in this time.
     :raises FrontEndFailed: the server can't be reached, isn't trusted, or doesn't return the status 200.
     """
@@ -125,6 +125,13 @@ def _head(endpoint: Endpoint, length: int) -> bytes:
 
 
 def _connect(endpoint: Endpoint, end: float) -> _Connection:
+    found = _open_socket(endpoint, end)
+    if endpoint.scheme == "https":
+        found = _secure(found, endpoint.host, end)
+    return _Connection(found, end)
+
+
+def _open_socket(endpoint: Endpoint, end: float) -> socket:
     """Connect to the first address of the host that accepts the connection."""
     refusal: OSError = ConnectionError("the name has no address")
     host = endpoint.host.encode()  # for a str, Python loads the codec of international names
@@ -133,7 +140,7 @@ def _connect(endpoint: Endpoint, end: float) -> _Connection:
         try:
             found.settimeout(_remaining(end))
             found.connect(address)
-            return _Connection(_secure(found, endpoint.host, end) if endpoint.scheme == "https" else found, end)
+            return found
         except OSError as error:
             found.close()
             refusal = error
@@ -141,17 +148,13 @@ def _connect(endpoint: Endpoint, end: float) -> _Connection:
 
 
 def _secure(found: socket, host: str, end: float) -> socket:
-    """Return the socket with TLS on it. The server's certificate is verified."""
+    """Return a connected socket with TLS. The server's certificate is verified."""
     import ssl
     from socket import socket as full_socket
 
-    plain = full_socket(fileno=found.detach())
-    try:
+    with full_socket(fileno=found.detach()) as plain:
         plain.settimeout(_remaining(end))
         return ssl.create_default_context().wrap_socket(plain, server_hostname=host)
-    except BaseException:
-        plain.close()
-        raise
 
 
 def _remaining(end: float) -> float:

@@ -91,7 +91,8 @@ def run_transfer(remotes: str, mad: str, name: str, arguments: Sequence[str]) ->
     from .front_end import FrontEnd
 
     values = _read_arguments(action, arguments)
-    driver = transfer_class(mad, system_driver or None)(FrontEnd(os.environ), read_settings(remotes), log=log)
+    make_driver = transfer_class(mad, system_driver or None)
+    driver = make_driver(FrontEnd(os.environ), read_settings(remotes), system_driver=system_driver or None, log=log)
     getattr(driver, action)(*values)
 
 

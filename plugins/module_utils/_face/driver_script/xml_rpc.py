@@ -26,11 +26,12 @@ MEMBERS = "fault/value/struct/member"
 
 ANSWER = layout(
     *(f"{VALUES}/{kind}" for kind in ("boolean", "string", "i4", "int")),
-    *(f"{MEMBERS}/{path}" for path in ("name", "value/string", "value/i4", "value/int")),
+    f"{MEMBERS}/name",
+    f"{MEMBERS}/value/string",
 )
 
 
-#: The code of a fault in an :class:`Answer`.
+#: The code of a fault, and of an error without a code, in an :class:`Answer`.
 FAULT = -1
 
 
@@ -85,8 +86,10 @@ def _read(answer: Element) -> Answer:
         raise InvalidInput(VALUES, None, "an array of values is expected")
     if values[0].read_choice("boolean", ("error", "success")) == "success":
         return Answer(values[1].require("string"), 0)
-    code = values[2] if len(values) > 2 else answer
-    return Answer(values[1].get("string"), code.read_number("i4" if code.all("i4") else "int"))
+    if len(values) < 3:
+        raise InvalidInput(VALUES, None, "the code of the error is expected")
+    code = values[2].read_number("i4" if values[2].all("i4") else "int")
+    return Answer(values[1].get("string"), code or FAULT)
 
 
 __all__ = ["FAULT", "Answer", "call"]
