@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..._core.errors import Conflict, LibvirtFailed, LibvirtMissing, NotFound, os_errors
 from ..._core.plan import Plan
@@ -258,16 +258,17 @@ def _look_at_domain(domain: Domain) -> DomainState:
 
 
 def _disks(text: str, *, is_running: bool) -> Iterator[DomainDisk]:
-    from ..._libvirt.devices.disk import chain_of, read_disk
-    from ..._libvirt.domain_xml import devices, parse
+    from ..._libvirt.devices.disk import layers_of, read_disk
+    from ..._libvirt.domain_xml import attribute, devices, parse
 
     for element in devices(parse(text)).findall("disk"):
         disk = read_disk(element)
-        files = tuple(chain_of(element))
+        paths = (attribute(layer, "source", "file") for layer in layers_of(element))
+        files = tuple(os.path.normpath(path) for path in paths if path)
         yield DomainDisk(files, disk.target or "", disk.bus, disk.read_only, disk.shareable, is_running)
 
 
-_OPERATIONS = {"look": look, "attach": attach, "detach": detach}
+_OPERATIONS: dict[str, Callable[..., Any]] = {"look": look, "attach": attach, "detach": detach}
 
 __all__ = [
     "AttachResult",

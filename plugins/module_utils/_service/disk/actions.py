@@ -62,7 +62,7 @@ class DiskActions:
     # VMs
 
     def create_vm(self, vm: DeclaredVm) -> None:
-        record = functools.partial(VMS.put, self._catalog, records.replace(vm, state=READY))
+        record = functools.partial(VMS.update, self._catalog, records.replace(vm, state=READY))
         self._add("create VM", vm.name, None, self._vm_state(vm), record)
 
     def update_vm(self, before: DeclaredVm, after: DeclaredVm) -> None:
@@ -109,7 +109,7 @@ class DiskActions:
             return functools.partial(self._transfers.delete, vm, disk)
 
         def record() -> None:
-            DISKS.put(self._catalog, records.replace(disk, state=READY))
+            DISKS.update(self._catalog, records.replace(disk, state=READY))
             self._record_growth(disk)
 
         self._add(

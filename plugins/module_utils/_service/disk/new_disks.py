@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from ..._core.errors import Conflict, InvalidInput, NotFound, UnsupportedAction
 from ..._driver.datastore.attributes import settings_of
+from ..._driver.transfer.hosts import is_this_host
 from ..._image.datablock import check_datablock
 from ..._image.room import stores_all
 from ..._model.datastore import Datastore
@@ -20,7 +21,6 @@ from ..._model.place import Place
 from .known import KnownVms
 from .options import DiskSpec
 from .transfers import Transfers
-from .world import is_here
 
 #: Types of images that a VM has as a disk.
 DISK_TYPES = ("os", "datablock", "cdrom")
@@ -134,7 +134,7 @@ def data_size(image: Image, place: Place) -> int:
         with open(image.path, "rb") as file:
             found = os.fstat(file.fileno())
             directory = os.path.dirname(os.path.dirname(place.path))
-            if is_here(place.host) and found.st_dev == os.stat(directory).st_dev:
+            if is_this_host(place.host) and found.st_dev == os.stat(directory).st_dev:
                 opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
                     return found.st_blocks * 512 if stores_all(file.fileno(), opened) else 0

@@ -105,7 +105,12 @@ class Transfers:
 
     def _driver_in(self, datastore: Datastore, system: Datastore) -> TransferDriver:
         made = _class_of(datastore, system)
-        return made(CatalogFacts(self._known), settings_of(datastore.attributes), log=self._log)
+        return made(
+            CatalogFacts(self._known),
+            settings_of(datastore.attributes),
+            system_driver=system.tm_driver,
+            log=self._log,
+        )
 
     def _origin(self, image: Image | None, system: Datastore) -> Datastore:
         return system if image is None else self._known.datastore_of(image)

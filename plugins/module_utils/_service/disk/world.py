@@ -14,6 +14,7 @@ from typing import Any
 from ..._core.errors import CommandFailed, Conflict, LibvirtMissing, NoSpace
 from ..._core.records import dataclass
 from ..._driver.transfer import vm_host_protocol
+from ..._driver.transfer.hosts import is_this_host
 from ..._driver.transfer.vm_host import DomainState, HostState, VmQuery, VmState, perform
 from ..._image.vm_disk import DiskRecord
 from ..._image.vm_disk_data import DiskFacts
@@ -25,18 +26,13 @@ from ..._remote.session import Session
 LOOK = 30.0
 
 
-def is_here(host: str) -> bool:
-    """Return whether a host is this one."""
-    return host in (os.uname().nodename, "localhost", "127.0.0.1", "::1")
-
-
 def ask_host(host: str, action: str, *arguments: Any, log: Callable[[str], object], timeout: float = LOOK) -> Any:
     """Return the result of an operation of :mod:`.vm_host` on a host.
 
     :raises CommandFailed: the host can't be used.
     :raises VmstoreError: the error of the operation.
     """
-    if is_here(host):
+    if is_this_host(host):
         return perform(action, *arguments)
     module = vm_host_protocol
     with Session(host, kind="host", module=module.__name__, log=log) as session:
@@ -123,7 +119,7 @@ class World:
         """
         error = self._hosts[place.host].libvirt_error
         if error is not None:
-            raise LibvirtMissing(f"The host {place.host}: {error}" if not is_here(place.host) else error)
+            raise LibvirtMissing(f"The host {place.host}: {error}" if not is_this_host(place.host) else error)
         return self._vms[place].domain
 
     def is_running(self, place: Place) -> bool:
@@ -153,4 +149,4 @@ class World:
             )
 
 
-__all__ = ["Look", "World", "ask_host", "is_here"]
+__all__ = ["Look", "World", "ask_host"]
