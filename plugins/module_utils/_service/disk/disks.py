@@ -65,6 +65,8 @@ class VmDiskService(CatalogService):
         self._preparations: dict[Hashable, Preparation] = {}
         self._stored: dict[int, frozenset[str]] = {}
         self._planner: DiskPlanner | None = None
+        #: The plan of :meth:`exclusive`, if it needs no reservation.
+        self._planned: Plan | None = None
 
     def _tell(self, text: str) -> None:
         self.log(text)  # the log is assigned after the construction of the service
@@ -80,6 +82,8 @@ class VmDiskService(CatalogService):
                 if self._has_new():
                     with self.recording(plan):
                         reserved = self._reserve()
+                else:
+                    self._planned = plan
                 yield
             except BaseException:
                 self._forget(reserved)
@@ -93,7 +97,8 @@ class VmDiskService(CatalogService):
             yield
             return
         place = locate_catalog(self.path)
-        names = {(found.name if found else spec.reference) for spec in self._specs for found in [self._find(spec)]}
+        name_of = {str(vm.id): vm.name for vm in VMS.rows(self.catalog)}
+        names = {name_of.get(spec.reference, spec.reference) for spec in self._specs}
         places = sorted({int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big") for name in names})
 
         def lock(descriptor: int, how: int) -> None:
@@ -102,9 +107,6 @@ class VmDiskService(CatalogService):
 
         with locked(place.path + LOCK_SUFFIX, deadline=LOCK_DEADLINE, style=lock, identity=place.owner):
             yield
-
-    def _find(self, spec: VmSpec) -> DeclaredVm | None:
-        return VMS.find(self.catalog, spec.reference)
 
     def _has_new(self) -> bool:
         return self._planner is not None and bool(self._planner.reserved_vms or self._planner.reserved_disks)
@@ -139,11 +141,15 @@ class VmDiskService(CatalogService):
                     catalog.execute(statement, [one.vm_id, one.disk_id, NEW])
 
     def plan(self) -> Plan:
+        planned, self._planned = self._planned, None
+        if planned is not None:
+            return planned
         plan = Plan()
         known = KnownVms(self.catalog)
         placed: list[PlacedVm] = []
+        ids: set[int] = set()
         for number in range(len(self._specs)):
-            placed.append(self._place(known, number, placed))
+            placed.append(self._place(known, number, ids))
         self._look(known, placed)
         transfers = Transfers(known, self._tell)
         ask = functools.partial(ask_host, log=self._tell)
@@ -169,11 +175,17 @@ class VmDiskService(CatalogService):
         plan.result["disks"] = [disk for vm in vms for disk in vm["disks"]]
         return plan
 
-    def _place(self, known: KnownVms, number: int, others: Sequence[PlacedVm]) -> PlacedVm:
+    def _place(self, known: KnownVms, number: int, ids: set[int]) -> PlacedVm:
+        """Return the place of a VM.
+
+        :arg ids: the VMs before in the list. The VM is added.
+        """
         try:
             found = place_vm(known, self._specs[number])
-            if any(_id_of(one) == _id_of(found) is not None for one in others):
+            vm = found.before or found.after
+            if vm is not None and vm.id in ids:
                 raise Conflict("vm: the VM is in the list more than once; give all its disks in one element.")
+            ids |= set() if vm is None else {vm.id}
         except VmstoreError as error:
             raise self._locate_error(number, error) from error
         return found
@@ -213,11 +225,6 @@ class VmDiskService(CatalogService):
 
     def _locate_error(self, number: int, error: VmstoreError) -> VmstoreError:
         return VmstoreError(self._locate(number, str(error))) if self._is_list else error
-
-
-def _id_of(placed: PlacedVm) -> int | None:
-    vm = placed.before or placed.after
-    return None if vm is None else vm.id
 
 
 def _needs_domain(placed: PlacedVm) -> bool:
