@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import yaml
+from documentation import block
 from lab import Lab
 
 Execute = Callable[..., str]
@@ -131,6 +133,25 @@ def test_a_guest_gets_a_disk_and_loses_it(site: Lab, front_end: Disks, four: Dis
     assert sources(execute, "hot") == sources(execute, "hot", "--inactive") == before
     assert str((8 << 20) // 512) not in site.ssh("hot", f"cat {device}").split()
     front_end(vm="hot", state="absent")
+
+
+def test_the_guide(front_end: Disks, four: Disks, domain: Make, execute: Execute, module: Module) -> None:
+    images = [
+        {"name": "debian", "datastore": "default", "type": "os", "size": "8M", "format": "qcow2"},
+        {"name": "db-data", "datastore": "default", "type": "datablock", "size": "8M", "persistent": True},
+    ]
+    assert "msg" not in module("hv1", "image", images=images)
+    for host, name in (("hv1", "web"), ("old", "db")):
+        domain(host, name)
+    play = block("docs/vm-disks.md", "The first disk").text.replace("host01", "hv1")
+    four(**yaml.safe_load(play)[0]["tasks"][0]["granary.vmstore.vm_disk"])
+    assert list(sources(execute, "web", "--inactive")) == ["vda"]
+    task = block("docs/vm-disks.md", "Several disks, and several VMs").text
+    four(**yaml.safe_load(task.replace("host01", "hv1").replace("host02", "old"))[0]["granary.vmstore.vm_disk"])
+    assert list(sources(execute, "web", "--inactive")) == ["vda", "vdb"]
+    assert list(sources(execute, "db", "--inactive", host="old")) == ["vda", "vdb"]
+    for name in ("web", "db"):
+        front_end(vm=name, state="absent")
 
 
 def test_disks_of_another_host(four: Disks, front_end: Disks, domain: Make, execute: Execute, module: Module) -> None:

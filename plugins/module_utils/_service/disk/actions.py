@@ -19,7 +19,7 @@ from ..._catalog.catalog import Catalog, open_catalog
 from ..._catalog.images import IMAGES
 from ..._catalog.vms import DISKS, VMS
 from ..._core import records
-from ..._core.errors import VmstoreError
+from ..._core.errors import Conflict, VmstoreError
 from ..._core.plain import to_plain
 from ..._core.plan import Action, Plan, Preparation, nothing
 from ..._libvirt.devices.disk import Disk
@@ -147,7 +147,7 @@ class DiskActions:
         def finish() -> None:
             try:
                 if is_plugged:
-                    self._ask(vm.host, "detach", vm.domain, self._known.place(vm, disk.disk_id).path)
+                    self._unplug(vm, disk)
                 if not is_back:
                     transfer(vm, disk)
                 self._write(lambda catalog: DISKS.delete(catalog, vm.id, disk.disk_id))
@@ -159,20 +159,41 @@ class DiskActions:
         name = "return disk to its image" if disk.persistent else "remove disk"
         self._add(name, subject(vm, disk), self._disk_state(vm, disk), None, record, finish=finish)
 
+    def _unplug(self, vm: DeclaredVm, disk: DeclaredDisk) -> None:
+        """Take a disk from the domain before its data is removed.
+
+        :raises Conflict: the running domain keeps the disk.
+        """
+        path = self._known.place(vm, disk.disk_id).path
+        reasons = self._ask(vm.host, "detach", vm.domain, path).restart_reasons
+        if reasons:
+            raise Conflict(
+                f"The {subject(vm, disk)} is not removed yet, because the domain {vm.domain!r} still has it "
+                f"({'; '.join(reasons)}): shut the domain down and run it again."
+            )
+
     # Attachments
 
-    def attach(self, vm: DeclaredVm, before: DeclaredDisk | None, after: DeclaredDisk, result: dict[str, Any]) -> None:
+    def attach(
+        self,
+        vm: DeclaredVm,
+        before: DeclaredDisk | None,
+        after: DeclaredDisk,
+        result: dict[str, Any],
+        *,
+        is_new: bool = True,
+    ) -> None:
         """Add the action that plugs a disk into the domain.
 
         :arg before: ``None`` for a disk of the same plan, which is recorded with its device.
         :arg result: gets the reasons for a restart.
+        :arg is_new: whether the domain lacks the disk.
         """
         device = self.device(vm, after)
 
         def finish() -> None:
             _report(result, self._ask(vm.host, "attach", vm.domain, device).restart_reasons)
 
-        is_new = before is None or before.target is None
         self._add(
             "attach disk" if is_new else "change attachment of disk",
             subject(vm, after),

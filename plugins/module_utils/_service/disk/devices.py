@@ -119,6 +119,20 @@ class DevicePlanner:
         domain = self._world.vm(self._known.place(vm)).domain
         return domain is not None and bool(self._find(domain, vm, disk, facts))
 
+    def check_removable(self, vm: DeclaredVm, disk: DeclaredDisk, facts: DiskFacts | None) -> None:
+        """Refuse to remove a disk that the running domain can't lose.
+
+        :raises Conflict: the disk is on another bus.
+        """
+        domain = self._world.vm(self._known.place(vm)).domain
+        found = [] if domain is None else self._find(domain, vm, disk, facts)
+        buses = sorted({one.bus for one in found if one.is_running and one.bus not in LIVE_BUSES})
+        if buses:
+            raise Conflict(
+                f"The disk {disk.disk_id} of VM {vm.name!r} can't be removed while the domain {vm.domain!r} runs, "
+                f"which loses disks on {' and '.join(LIVE_BUSES)} only, and this one is on {buses[0]}: shut it down first."
+            )
+
     def _find(
         self, domain: DomainState, vm: DeclaredVm, disk: DeclaredDisk, facts: DiskFacts | None
     ) -> list[DomainDisk]:

@@ -206,7 +206,8 @@ class DiskPlanner:
                 if found.target is not None or self._devices.has_disk(vm, wanted, facts):
                     self._actions.detach(vm, found, wanted, result)
             elif placed.moves or not self._devices.is_attached(vm, wanted, facts, result) or found != wanted:
-                self._actions.attach(vm, found, wanted, result)
+                is_new = not self._devices.has_disk(vm, wanted, facts)
+                self._actions.attach(vm, found, wanted, result, is_new=is_new)
         return result
 
     def _grow(self, placed: PlacedVm, vm: DeclaredVm, size: int, current: DeclaredDisk) -> DeclaredDisk:
@@ -261,6 +262,7 @@ class DiskPlanner:
         """
         place = self._known.place(vm)
         facts = self._world.disk(place, disk.disk_id) if disk.state != NEW else None
+        self._devices.check_removable(vm, disk, facts)
         is_plugged = disk.target is not None or self._devices.has_disk(vm, disk, facts)
         if facts is not None and facts.is_used and not is_plugged:
             raise Conflict(

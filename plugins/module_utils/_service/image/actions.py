@@ -138,13 +138,12 @@ class ImageActions:
 
     def check_unused(self, image: Image, verb: str, force: bool = False) -> None:
         """Refuse to change an image that is attached, or that is the disk of a VM. A full clone needs its image only
-        by name, so the data of the image can be replaced.
+        to exist, because the catalog names it.
 
         :raises Conflict: the image has attachments, or disks of VMs.
         """
         disks = self._known.disks(image)
-        keeps_name = verb in ("replaced", "grown")
-        check_disks(image, [one for one in disks if one.disk.needs_image or not keeps_name], f"be {verb}")
+        check_disks(image, [one for one in disks if one.disk.needs_image or verb == "removed"], f"be {verb}")
         attachments = self._known.attachments(image)
         if attachments and not force:
             raise Conflict(
