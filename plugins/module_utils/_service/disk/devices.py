@@ -130,7 +130,8 @@ class DevicePlanner:
         if buses:
             raise Conflict(
                 f"The disk {disk.disk_id} of VM {vm.name!r} can't be removed while the domain {vm.domain!r} runs, "
-                f"which loses disks on {' and '.join(LIVE_BUSES)} only, and this one is on {buses[0]}: shut it down first."
+                f"which loses disks on {' and '.join(LIVE_BUSES)} only, and this one is on {buses[0]}: "
+                "shut it down first."
             )
 
     def _find(
