@@ -84,7 +84,7 @@ options:
     description:
       - Size of the disk in MiB, or with a unit, V(20G) or V(1T). A new disk without O(image) needs a size. The default
         for a disk with an image is the size of the image.
-      - A larger size grows a disk of a VM that is shut off. A smaller one is refused.
+      - A larger size grows a disk, also of a running domain that has the disk. A smaller one is refused.
     type: str
   format:
     description: Format of a new empty disk. The default is V(raw). A disk with an image has the format of the image.

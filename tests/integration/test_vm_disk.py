@@ -114,9 +114,14 @@ def test_disks_of_a_running_domain(front_end: Disks, four: Disks, domain: Make, 
     execute("hv1", "virsh", "detach-disk", "live", "sdb", "--config")
     again = four(vm="live", disks=[{"disk": 2, "size": "8M", "attach": {"bus": "sata"}}])
     assert names(again) == ["attach disk"]
+    execute("hv1", "virsh", "detach-disk", "live", "sdb", "--config")
+    execute("hv1", "virsh", "attach-disk", "live", done["disks"][2]["path"], "sdc", "--config", "--targetbus", "sata")
+    assert names(four(vm="live", disk=2, attach={"target": "sdb"})) == ["change attachment of disk"]
     refused = front_end(vm="live", state="absent")["msg"]
     assert refused == "The VM 'live' can't be removed while it runs on the host 'hv1': shut it down first."
-    assert "another disk" not in front_end(vm="live", disks=[{"disk": 0, "size": "16M"}])["msg"]
+    assert names(four(vm="live", disks=[{"disk": 0, "size": "16M"}])) == ["grow disk"]
+    assert execute("hv1", "virsh", "domblkinfo", "live", "vda").split()[1] == str(16 << 20)
+    assert "loses disks on virtio and scsi only" in front_end(vm="live", disk=2, state="absent")["msg"]
     execute("hv1", "virsh", "destroy", "live")
     assert names(four(vm="live", state="absent"))[-1] == "remove VM"
     assert sources(execute, "live", "--inactive") == {}

@@ -158,6 +158,19 @@ def detach(domain: str, path: str, uri: str = DEFAULT_URI) -> AttachResult:
     return AttachResult() if found is None else _run(plan_detachment(found, path))
 
 
+def resize(domain: str, path: str, size: int, uri: str = DEFAULT_URI) -> None:
+    """Grow a disk of a running domain.
+
+    :arg path: the path of the disk.
+    :arg size: bytes.
+    :raises VmstoreError: the disk can't grow.
+    """
+    from ..._libvirt.connection import Hypervisor
+    from ..._libvirt.running_disk import find_running_disk
+
+    find_running_disk(Hypervisor(uri).domain(domain), path).resize(size)
+
+
 def _run(plan: DiskPlan) -> AttachResult:
     Plan(actions=plan.actions).run()
     return AttachResult(tuple(plan.restart_reasons))
@@ -268,7 +281,7 @@ def _disks(text: str, *, is_running: bool) -> Iterator[DomainDisk]:
         yield DomainDisk(files, disk.target or "", disk.bus, disk.read_only, disk.shareable, is_running)
 
 
-_OPERATIONS: dict[str, Callable[..., Any]] = {"look": look, "attach": attach, "detach": detach}
+_OPERATIONS: dict[str, Callable[..., Any]] = {"look": look, "attach": attach, "detach": detach, "resize": resize}
 
 __all__ = [
     "AttachResult",

@@ -29,6 +29,7 @@ OPERATIONS = {
     "look": Operation("HostState", is_quick=True),
     "attach": Operation("AttachResult"),
     "detach": Operation("AttachResult"),
+    "resize": Operation(),
 }
 
 #: The dataclasses of requests and results, by name.

@@ -121,11 +121,21 @@ class DiskActions:
             prepare=self._once(("create", self._known.place(vm), disk, self._known.image_of(disk)), prepare),
         )
 
-    def grow_disk(self, vm: DeclaredVm, before: DeclaredDisk, after: DeclaredDisk) -> None:
-        """Add the action that grows a disk. It has no undo, because data larger than its record does no harm."""
+    def grow_disk(
+        self, vm: DeclaredVm, before: DeclaredDisk, after: DeclaredDisk, *, is_grown: bool, is_live: bool
+    ) -> None:
+        """Add the action that grows a disk. It has no undo, because data larger than its record does no harm.
+
+        :arg is_grown: whether the disk has its size already.
+        :arg is_live: whether libvirt grows the disk of a running domain.
+        """
 
         def prepare() -> Callable[[], object]:
-            self._transfers.resize(vm, after)
+            if is_live:
+                path = self._known.place(vm, after.disk_id).path
+                self._ask(vm.host, "resize", vm.domain, path, after.size_mb << 20)
+            else:
+                self._transfers.resize(vm, after)
             return nothing
 
         def record() -> None:
@@ -134,7 +144,8 @@ class DiskActions:
 
         key = ("grow", self._known.place(vm), after.disk_id, after.size_mb)
         states = (self._disk_state(vm, before), self._disk_state(vm, after))
-        self._add("grow disk", subject(vm, after), *states, record, prepare=self._once(key, prepare))
+        prepared = () if is_grown else self._once(key, prepare)
+        self._add("grow disk", subject(vm, after), *states, record, prepare=prepared)
 
     def remove_disk(self, vm: DeclaredVm, disk: DeclaredDisk, *, is_plugged: bool, is_back: bool) -> None:
         """Add the action that removes a disk. The data of a persistent image goes back to its datastore.

@@ -119,6 +119,11 @@ class DevicePlanner:
         domain = self._world.vm(self._known.place(vm)).domain
         return domain is not None and bool(self._find(domain, vm, disk, facts))
 
+    def runs_with(self, vm: DeclaredVm, disk: DeclaredDisk, facts: DiskFacts | None) -> bool:
+        """Return whether the running domain has a disk."""
+        domain = self._world.vm(self._known.place(vm)).domain
+        return domain is not None and any(one.is_running for one in self._find(domain, vm, disk, facts))
+
     def check_removable(self, vm: DeclaredVm, disk: DeclaredDisk, facts: DiskFacts | None) -> None:
         """Refuse to remove a disk that the running domain can't lose.
 

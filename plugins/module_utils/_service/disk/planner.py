@@ -187,64 +187,77 @@ class DiskPlanner:
 
     def _update(self, placed: PlacedVm, vm: DeclaredVm, spec: DiskSpec, found: DeclaredDisk) -> dict[str, Any]:
         facts = self._look(placed, found)
-        if facts is None:
-            return self._recreate(vm, spec, found)
-        current = records.replace(found, size_mb=max(found.size_mb, facts.size >> 20))
-        wanted = current
-        if spec.size is not None and spec.size != current.size_mb:
-            wanted = self._grow(placed, vm, spec.size, current)
-        wanted = self._devices.with_device(vm, wanted, spec.attach)
-        self._known.put_disk(wanted)
-        if wanted.size_mb > current.size_mb:
-            sized = records.replace(found, size_mb=wanted.size_mb)
-            self._actions.grow_disk(vm, found, sized)
-            found = sized
-        result = self._result(vm, wanted, facts)
-        if spec.attach is not None or placed.moves:
-            wanted = records.replace(wanted, size_mb=found.size_mb)
-            if wanted.target is None:
-                if found.target is not None or self._devices.has_disk(vm, wanted, facts):
-                    self._actions.detach(vm, found, wanted, result)
-            elif placed.moves or not self._devices.is_attached(vm, wanted, facts, result) or found != wanted:
-                is_new = not self._devices.has_disk(vm, wanted, facts)
-                self._actions.attach(vm, found, wanted, result, is_new=is_new)
-        return result
-
-    def _grow(self, placed: PlacedVm, vm: DeclaredVm, size: int, current: DeclaredDisk) -> DeclaredDisk:
-        """Return a disk with its new size.
-
-        :raises InvalidInput: the disk would shrink; :raises Conflict: the disk is in use.
-        """
+        current = found if facts is None else records.replace(found, size_mb=max(found.size_mb, facts.size >> 20))
+        size = current.size_mb if spec.size is None else spec.size
         if size < current.size_mb:
             accepted = f"the {subject(vm, current)} has {current.size_mb} MiB and can't shrink"
             raise InvalidInput("size", f"{size}M", accepted)
-        if self._world.is_running(self._known.place(placed.before or vm)):
-            raise Conflict(f"size: the {subject(vm, current)} can't grow while the VM runs: shut it down first.")
-        self._transfers.require(self._known.image_of(current), self._known.datastore_of(vm), "resize")
-        return records.replace(current, size_mb=size)
+        wanted = self._devices.with_device(vm, records.replace(current, size_mb=size), spec.attach)
+        self._known.put_disk(wanted)
+        if facts is None:
+            self._recreate(vm, wanted)
+            found = wanted
+        elif spec.size is not None and size > found.size_mb:
+            sized = records.replace(found, size_mb=size)
+            self._grow(placed, vm, found, sized, facts)
+            found = sized
+        result = self._result(vm, wanted, facts)
+        if spec.attach is not None or placed.moves:
+            self._plan_device(placed, vm, found, records.replace(wanted, size_mb=found.size_mb), facts, result)
+        return result
 
-    def _recreate(self, vm: DeclaredVm, spec: DiskSpec, found: DeclaredDisk) -> dict[str, Any]:
+    def _plan_device(
+        self,
+        placed: PlacedVm,
+        vm: DeclaredVm,
+        found: DeclaredDisk,
+        wanted: DeclaredDisk,
+        facts: DiskFacts | None,
+        result: dict[str, Any],
+    ) -> None:
+        if wanted.target is None:
+            if found.target is not None or self._devices.has_disk(vm, wanted, facts):
+                self._actions.detach(vm, found, wanted, result)
+        elif placed.moves or not self._devices.is_attached(vm, wanted, facts, result) or found != wanted:
+            is_new = not self._devices.has_disk(vm, wanted, facts)
+            self._actions.attach(vm, found, wanted, result, is_new=is_new)
+
+    def _grow(
+        self, placed: PlacedVm, vm: DeclaredVm, found: DeclaredDisk, sized: DeclaredDisk, facts: DiskFacts
+    ) -> None:
+        """Plan to grow a disk. libvirt grows the disk of a running domain. A disk that has grown already is recorded.
+
+        :raises Conflict: another program uses the disk, or the VM moves.
+        """
+        is_grown = facts.size >> 20 >= sized.size_mb
+        is_live = not is_grown and not placed.moves and self._devices.runs_with(vm, sized, facts)
+        if not is_grown and not is_live and self._world.is_running(self._known.place(placed.before or vm)):
+            raise Conflict(
+                f"size: the {subject(vm, sized)} can't grow while a program other than its domain uses the disks of "
+                "the VM: shut that down first."
+            )
+        self._transfers.require(self._known.image_of(sized), self._known.datastore_of(vm), "resize")
+        self._actions.grow_disk(vm, found, sized, is_grown=is_grown, is_live=is_live)
+
+    def _recreate(self, vm: DeclaredVm, wanted: DeclaredDisk) -> None:
         """Plan to create a disk again whose data is lost.
 
-        :raises NotFound: the lost data was that of a persistent image.
+        :raises NotFound: the lost data was that of a persistent image, or the disk had snapshots.
+        :raises Conflict: the VM runs.
         """
-        place = self._known.place(vm, found.disk_id)
-        if found.persistent:
-            image = self._known.image_of(found)
+        place = self._known.place(vm, wanted.disk_id)
+        if wanted.persistent:
+            image = self._known.image_of(wanted)
             raise NotFound(
-                f"The {subject(vm, found)}, which is the persistent image {image and image.name!r}, is not at {place}: "
-                "restore it from a backup, because the image in its datastore may be older."
+                f"The {subject(vm, wanted)}, which is the persistent image {image and image.name!r}, is not at {place}"
+                ": restore it from a backup, because the image in its datastore may be older."
             )
-        if self._known.snapshots(found):
-            raise NotFound(f"The {subject(vm, found)} is not at {place}, and its snapshots are lost with it.")
-        wanted = self._devices.with_device(vm, records.replace(found, size_mb=spec.size or found.size_mb), spec.attach)
-        self._known.put_disk(wanted)
+        if self._known.snapshots(wanted):
+            raise NotFound(f"The {subject(vm, wanted)} is not at {place}, and its snapshots are lost with it.")
+        if self._world.is_running(self._known.place(vm)):
+            raise Conflict(f"The {subject(vm, wanted)} is not at {place} while the VM runs: shut it down first.")
         self._take_room(vm, wanted)
         self._actions.create_disk(vm, wanted, "create lost disk")
-        result = self._result(vm, wanted)
-        if wanted.target is not None:
-            self._actions.attach(vm, None, wanted, result)
-        return result
 
     def _keep(self, placed: PlacedVm, vm: DeclaredVm, disk: DeclaredDisk) -> dict[str, Any]:
         """Return a disk that isn't in the list, for the result. A move takes it along, with its device."""

@@ -96,7 +96,8 @@ def test_a_vm_whose_disk_is_used_does_not_move_or_go(site: Site) -> None:
             site.run(vm="web", disk=0, state="absent")
         with refused(
             Conflict,
-            says="size: the disk 0 of VM 'web' can't grow while the VM runs: shut it down first.",
+            says="size: the disk 0 of VM 'web' can't grow while a program other than its domain uses the disks of the "
+            "VM: shut that down first.",
         ):
             site.run(vm="web", size=9)
         assert site.run(vm="web", image="raw").actions == []
@@ -130,6 +131,20 @@ def test_a_move_whose_record_was_lost_is_completed(site: Site) -> None:
     site.disk().parent.rename(moved)
     assert [action.name for action in site.four(vm="web", datastore="102").actions] == ["move VM"]
     assert content(site.disk(datastore=102), "raw") == b"raw"
+
+
+# Sizes
+
+
+def test_a_growth_whose_record_was_lost_is_recorded(site: Site) -> None:
+    site.run(vm="web", disks=[{"image": "raw"}, {"image": "shared-mine"}])
+    for number, image_format in ((0, "raw"), (1, "qcow2")):
+        subprocess.run(["qemu-img", "resize", "-q", "-f", image_format, str(site.disk(number)), "5M"], check=True)
+    assert site.run(vm="web", disks=[{"image": "raw"}]).actions == []
+    done = site.four(vm="web", disks=[{"size": 5}, {"size": 5}])
+    assert [action.name for action in done.actions] == ["grow disk", "grow disk"]
+    assert site.query("SELECT size_mb FROM disk") == [(5,), (5,)]
+    assert site.query("SELECT size_mb FROM image WHERE name = 'shared-mine'") == [(5,)]
 
 
 # Failures
