@@ -7,9 +7,12 @@ and in a guest.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import ansible_process
 import pytest
 import yaml
 from documentation import block
@@ -20,6 +23,7 @@ Make = Callable[..., str]
 Module = Callable[..., dict[str, Any]]
 Disks = Callable[..., dict[str, Any]]
 
+ANSIBLE_PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
 STORE = "/var/lib/one/datastores"
 
 
@@ -35,34 +39,68 @@ def connected(site: Lab, execute: Execute) -> None:
 
 
 @pytest.fixture
-def front_end(module: Module, catalog_directory: None, connected: None, execute: Execute) -> Iterator[Disks]:
+def tasks(site: Lab, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+    """Run modules on hv1 in turn as one playbook, each with options and whether it runs in check mode."""
+
+    def run(*given: tuple[str, dict[str, Any], bool]) -> list[dict[str, Any]]:
+        plays: list[dict[str, Any]] = [
+            {
+                f"granary.vmstore.{module}": options,
+                "check_mode": check,
+                "register": f"result_{number}",
+                "ignore_errors": True,
+            }
+            for number, (module, options, check) in enumerate(given)
+        ]
+        listed = ", ".join(f"result_{number}" for number in range(len(given)))
+        results, playbook = tmp_path / "results.json", tmp_path / "play.json"
+        copy = {"content": "{{ [" + listed + "] | to_json }}", "dest": str(results), "mode": "0600"}
+        plays.append({"ansible.builtin.copy": copy, "delegate_to": "localhost"})
+        playbook.write_text(json.dumps([{"hosts": "hv1", "gather_facts": False, "tasks": plays}]))
+        command = [str(ANSIBLE_PLAYBOOK), "-i", str(site.inventory), str(playbook)]
+        done = ansible_process.run(command)
+        assert "Traceback" not in done.stdout + done.stderr
+        assert results.exists(), done.stdout + done.stderr
+        found: list[dict[str, Any]] = json.loads(results.read_text())
+        results.unlink()
+        assert not any("\n" in result.get("msg", "") for result in found)
+        return found
+
+    return run
+
+
+@pytest.fixture
+def front_end(
+    tasks: Callable[..., list[dict[str, Any]]], catalog_directory: None, connected: None, execute: Execute
+) -> Iterator[Disks]:
     """Create a catalog on hv1 with the images base (qcow2) and data (raw, persistent), and run vm_disk there."""
-    module("hv1", "datastore", name="system2", type="system", tm_driver="local")
     images = [
         {"name": "base", "datastore": "default", "type": "os", "size": "64M", "format": "qcow2", "fs": "ext4"},
         {"name": "data", "datastore": "default", "type": "datablock", "size": "8M", "persistent": True},
     ]
-    assert "msg" not in module("hv1", "image", images=images)
+    made = tasks(
+        ("datastore", {"name": "system2", "type": "system", "tm_driver": "local"}, False),
+        ("image", {"images": images}, False),
+    )
+    assert [one.get("msg") for one in made] == [None, None]
 
-    def run(**options: Any) -> dict[str, Any]:
-        return module("hv1", "vm_disk", **options)
+    def run(*, check: bool = False, **options: Any) -> dict[str, Any]:
+        return tasks(("vm_disk", options, check))[0]
 
     yield run
     execute("old", "rm", "-rf", STORE)
 
 
 @pytest.fixture
-def four(front_end: Disks) -> Disks:
+def four(front_end: Disks, tasks: Callable[..., list[dict[str, Any]]]) -> Disks:
     """Run vm_disk in check mode, twice for real, and in check mode again. Only the first two change something."""
 
     def run(**options: Any) -> dict[str, Any]:
-        foreseen, done = front_end(**options, check=True), front_end(**options)
-        assert "msg" not in foreseen, foreseen["msg"]
-        assert "msg" not in done, done["msg"]
+        results = tasks(*(("vm_disk", options, check) for check in (True, False, False, True)))
+        foreseen, done = results[:2]
+        assert [one.get("msg") for one in results] == [None] * 4
         assert foreseen["actions"] == done["actions"] != []
-        for again in (front_end(**options), front_end(**options, check=True)):
-            assert "msg" not in again, again["msg"]
-            assert (again["changed"], again["actions"]) == (False, [])
+        assert [(one["changed"], one["actions"]) for one in results[2:]] == [(False, [])] * 2
         return done
 
     return run

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from ..._core.errors import Conflict, LibvirtFailed, LibvirtMissing, NotFound, os_errors
+from ..._core.errors import LibvirtFailed, LibvirtMissing, NotFound, VmstoreError, os_errors
 from ..._core.plan import Plan
 from ..._core.records import TYPE_CHECKING, dataclass
 from ..._image.image_file import LARGEST
@@ -219,9 +220,19 @@ def _look_at_disk(record: DiskRecord) -> DiskState:
     try:
         return DiskState(record.path, describe_disk(record))
     except NotFound:
-        return DiskState(record.path)
-    except Conflict as error:
+        return DiskState(record.path, trouble=_trouble(parse_disk_path(record.path)))
+    except VmstoreError as error:  # the other disks are described all the same
         return DiskState(record.path, trouble=str(error))
+
+
+def _trouble(path: DiskPath) -> str | None:
+    """Return the reason why a file isn't the disk of its name; ``None`` without a file. A link to a lost file counts as
+    lost, too.
+    """
+    with contextlib.suppress(NotFound, FileNotFoundError), opened_vm_directory(path) as directory:
+        if not stat.S_ISLNK(os.stat(path.name, dir_fd=directory, follow_symlinks=False).st_mode):
+            return f"{path.path} is not used: it is neither a regular file nor a link."
+    return None
 
 
 def _room(path: str) -> int:

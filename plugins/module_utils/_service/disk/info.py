@@ -12,13 +12,13 @@ from typing import Any
 
 from ..._core.arguments import ArgumentSpec
 from ..._core.errors import DependencyNotFound, VmstoreError
-from ..._driver.transfer.vm_host import DiskState, HostState, VmQuery
+from ..._driver.transfer.vm_host import DiskState, VmQuery
 from ..._image.vm_disk import DiskRecord
 from ..._model.declared_vm import NEW, DeclaredDisk, DeclaredVm
 from ..catalog import CATALOG_OPTIONS, reading
 from .actions import clone_of
 from .known import KnownVms
-from .world import LOOK, ask_host
+from .world import look_at
 
 VM_DISK_INFO_SPEC = ArgumentSpec(
     {
@@ -113,7 +113,7 @@ def _look(
     for host, there in by_host.items():
         queries = tuple(_query(known, vm) for vm in there)
         try:
-            found: HostState = ask_host(host, "look", queries, log=str, timeout=LOOK + len(queries))
+            found = look_at(host, queries, log=str)
         except VmstoreError as error:
             errors.update({vm.id: str(error) for vm in there})
             continue

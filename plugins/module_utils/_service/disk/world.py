@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ..._core.errors import CommandFailed, Conflict, LibvirtMissing, NoSpace
+from ..._core.errors import CommandFailed, Conflict, LibvirtMissing, NoSpace, printable
 from ..._core.records import dataclass
 from ..._driver.transfer import vm_host_protocol
 from ..._driver.transfer.hosts import is_this_host
@@ -43,6 +43,19 @@ def ask_host(host: str, action: str, *arguments: Any, log: Callable[[str], objec
         return session.ask(action, module.OPERATIONS[action], request, kinds=module.KINDS, timeout=timeout)
 
 
+def look_at(host: str, queries: Sequence[VmQuery], *, log: Callable[[str], object]) -> HostState:
+    """Return the state of VMs on a host.
+
+    :raises CommandFailed: the host can't be used, or returns another state than that of the VMs.
+    """
+    state: HostState = ask_host(host, "look", tuple(queries), log=log, timeout=LOOK + len(queries))
+    wanted = [(query.directory, *(disk.path for disk in query.disks)) for query in queries]
+    found = [(vm.directory, *(disk.path for disk in vm.disks)) for vm in state.vms]
+    if found != wanted or set(state.room) != {os.path.dirname(query.directory) for query in queries}:
+        raise CommandFailed(f"The host {host} was asked about {len(queries)} VMs and described others.")
+    return state
+
+
 @dataclass(frozen=True)
 class Look:
     """A VM to look at, where it is or will be."""
@@ -61,7 +74,8 @@ class World:
 
     def __init__(self, log: Callable[[str], object]) -> None:
         self._log = log
-        self._hosts: dict[str, HostState] = {}
+        self._libvirt_errors: dict[str, str | None] = {}
+        self._room: dict[tuple[str, str], int] = {}
         self._vms: dict[Place, VmState] = {}
         self._with_domain: set[Place] = set()
         self._taken: dict[tuple[str, str], int] = defaultdict(int)
@@ -85,8 +99,9 @@ class World:
                 )
                 for one in looks
             )
-            state = ask_host(host, "look", queries, log=self._log, timeout=LOOK + len(queries))
-            self._hosts[host] = state
+            state = look_at(host, queries, log=self._log)
+            self._libvirt_errors[host] = state.libvirt_error or self._libvirt_errors.get(host)
+            self._room.update({(host, directory): size for directory, size in state.room.items()})
             for one, found in zip(looks, state.vms):
                 self._vms[one.place] = found
                 self._with_domain |= {one.place} if one.needs_domain else set()
@@ -108,7 +123,7 @@ class World:
         for found in self._vms[place].disks:
             if found.path == path:
                 if found.trouble is not None:
-                    raise Conflict(found.trouble)
+                    raise Conflict(printable(found.trouble))
                 return found.facts
         return None
 
@@ -117,8 +132,9 @@ class World:
 
         :raises LibvirtMissing: libvirt can't be used on the host.
         """
-        error = self._hosts[place.host].libvirt_error
+        error = self._libvirt_errors[place.host]
         if error is not None:
+            error = printable(error)
             raise LibvirtMissing(f"The host {place.host}: {error}" if not is_this_host(place.host) else error)
         return self._vms[place].domain
 
@@ -139,14 +155,13 @@ class World:
         :raises NoSpace: the file system of the host has less room.
         """
         directory = os.path.dirname(place.path)
-        room = self._hosts[place.host].room.get(directory)
-        self._taken[place.host, directory] += size
-        taken = self._taken[place.host, directory]
-        if room is not None and taken > room:
+        left = self._room[place.host, directory] - self._taken[place.host, directory]
+        if size > left:
             raise NoSpace(
                 f"{what} takes {size >> 20} MiB, and {directory} on the host {place.host} has room for "
-                f"{max(room - taken + size, 0) >> 20} MiB."
+                f"{max(left, 0) >> 20} MiB."
             )
+        self._taken[place.host, directory] += size
 
 
-__all__ = ["Look", "World", "ask_host"]
+__all__ = ["Look", "World", "ask_host", "look_at"]

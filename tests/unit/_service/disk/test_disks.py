@@ -273,3 +273,60 @@ def test_an_error_of_a_list_names_the_vm(site: Site) -> None:
     with refused(VmstoreError, names=["vms[1] (0)", "more than once"]):
         site.run(vm="a", size=1)
         site.run(vms=[{"vm": "a"}, {"vm": "0"}])
+
+
+# Attacks
+
+
+def test_the_header_of_another_format_in_a_raw_disk_is_data(site: Site, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret".ljust(1 << 20, b"\0"))
+    site.run(vm="web", image="mine")
+    header = tmp_path / "header"
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(secret), str(header)]
+    subprocess.run(command, check=True)
+    with open(site.disk(), "r+b") as disk:
+        disk.write(header.read_bytes())
+    assert site.run(vm="web", image="mine").actions == []
+    site.run(vm="web", state="absent")
+    assert site.image("mine").stat().st_size == 2 << 20
+    assert site.image("mine").read_bytes().startswith(header.read_bytes())
+    assert site.query("SELECT format FROM image WHERE name = 'mine'") == [("raw",)]
+
+
+def test_a_disk_with_another_backing_file_is_not_used(site: Site, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(2 << 20))
+    site.run(vm="web", image="shared-qcow2", datastore="shared-system")
+    layer = site.disk(datastore=100).resolve()
+    command = ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", str(secret), str(layer)]
+    subprocess.run(command, check=True)
+    with refused(Conflict, names=[secret]):
+        site.run(vm="web", size=9)
+
+
+@pytest.mark.parametrize("place", ["vm", "datastore"])
+def test_a_link_in_the_place_of_a_directory_is_not_followed(site: Site, tmp_path: Path, place: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    os.chown(elsewhere, 1234, 1234)
+    link = site.disk().parent if place == "vm" else site.disk().parent.parent
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(elsewhere)
+    os.chown(link, 4321, 4321, follow_symlinks=False)
+    before = site.dump()
+    with pytest.raises(VmstoreError):
+        site.run(vm="web", image="raw")
+    assert list(elsewhere.iterdir()) == []
+    assert [line for line in site.dump() if line not in before] in ([], ["INSERT INTO \"counter\" VALUES('vm',1);"])
+
+
+def test_a_pipe_with_the_name_of_a_disk_is_a_foreign_file(site: Site) -> None:
+    site.run(vm="web", size=1)
+    os.mkfifo(site.disk(1))
+    with refused(Conflict, names=[site.disk(1)]):
+        site.run(vm="web", disk=1, size=1)
+    site.disk().unlink()
+    os.mkfifo(site.disk())
+    with refused(Conflict, says=f"{site.disk()} is not used: it is neither a regular file nor a link."):
+        site.run(vm="web", size=1)
