@@ -63,6 +63,11 @@ class DiskOfImage:
     def __str__(self) -> str:
         return f"the disk {self.disk.disk_id} of {self.vm}"
 
+    def as_dict(self) -> dict[str, object]:
+        """Return plain data, for a module's result."""
+        disk = self.disk
+        return {"vm": self.vm.name, "host": self.vm.host, "disk": disk.disk_id, "clone": disk.clone}
+
 
 def disks_of(catalog: Catalog, image_id: int | None = None) -> list[DiskOfImage]:
     """Return the disks of one image, or of all images."""

@@ -62,6 +62,11 @@ class DeclaredDisk:
     state: str = READY
 
     @property
+    def clone(self) -> str | None:
+        """Return how the disk was cloned, ``linked`` or ``full``; ``None`` for a disk that is no clone."""
+        return None if self.image_id is None or self.persistent else "linked" if self.linked else "full"
+
+    @property
     def needs_image(self) -> bool:
         """Return whether the disk is lost or changed with the data of its image."""
         return self.persistent or self.linked

@@ -32,6 +32,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore
     DatastoreService,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC, ImageService
+from ansible_collections.granary.vmstore.plugins.module_utils._service.image.info import image_info
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.snapshot import (
     IMAGE_SNAPSHOT_SPEC,
     ImageSnapshotService,
@@ -130,6 +131,14 @@ def test_a_disk_names_its_vm(catalog: Catalog) -> None:
         (1, "the disk 1 of the VM 'web' on the host 'host1'"),
     ]
     assert [one.disk for one in disks_of(catalog, 1)] == [FULL]
+
+
+def test_the_info_of_an_image_has_its_disks(path: str) -> None:
+    found: Any = image_info({"catalog": path, "name": None, "datastore": None})
+    assert [image["disks"] for image in found["images"]] == [
+        [{"vm": "web", "host": "host1", "disk": 0, "clone": "linked"}],
+        [{"vm": "web", "host": "host1", "disk": 1, "clone": "full"}],
+    ]
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -283,7 +283,7 @@ class DiskActions:
         return {
             "path": str(self._known.place(vm, disk.disk_id)),
             "image": image and image.name,
-            "clone": clone_of(disk),
+            "clone": disk.clone,
             **columns,
         }
 
@@ -291,11 +291,6 @@ class DiskActions:
 def subject(vm: DeclaredVm, disk: DeclaredDisk) -> str:
     """Return the name of a disk for messages."""
     return f"disk {disk.disk_id} of VM {vm.name!r}"
-
-
-def clone_of(disk: DeclaredDisk) -> str | None:
-    """Return how the disk was cloned; ``None`` for a disk that is no clone."""
-    return None if disk.image_id is None or disk.persistent else "linked" if disk.linked else "full"
 
 
 def _device_state(vm: DeclaredVm, disk: DeclaredDisk) -> dict[str, object]:
@@ -313,4 +308,4 @@ def _report(result: dict[str, Any], reasons: tuple[str, ...]) -> None:
     result["restart_required"], result["restart_reasons"] = bool(reasons), list(reasons)
 
 
-__all__ = ["Ask", "DiskActions", "clone_of", "subject"]
+__all__ = ["Ask", "DiskActions", "subject"]

@@ -16,7 +16,6 @@ from ..._driver.transfer.vm_host import DiskState, VmQuery
 from ..._image.vm_disk import DiskRecord
 from ..._model.declared_vm import NEW, DeclaredDisk, DeclaredVm
 from ..catalog import CATALOG_OPTIONS, reading
-from .actions import clone_of
 from .known import KnownVms
 from .world import look_at
 
@@ -89,7 +88,7 @@ def _disk(known: KnownVms, vm: DeclaredVm, disk: DeclaredDisk) -> dict[str, obje
         "fs": "swap" if disk.type == "swap" else disk.fs,
         "image": image and image.name,
         "persistent": disk.persistent,
-        "clone": clone_of(disk),
+        "clone": disk.clone,
         "target": disk.target,
         "bus": disk.bus,
         "read_only": disk.read_only,

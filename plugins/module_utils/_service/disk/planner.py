@@ -12,7 +12,7 @@ from ..._core import records
 from ..._core.errors import Conflict, InvalidInput, NotFound, UnsupportedAction
 from ..._image.vm_disk_data import DiskFacts
 from ..._model.declared_vm import LEAVING, NEW, DeclaredDisk, DeclaredVm
-from .actions import DiskActions, clone_of, subject
+from .actions import DiskActions, subject
 from .devices import DevicePlanner
 from .known import KnownVms
 from .new_disks import NewDisks, check_recorded, data_size
@@ -313,7 +313,7 @@ class DiskPlanner:
             "fs": "swap" if disk.type == "swap" else disk.fs,
             "image": image and image.name,
             "persistent": disk.persistent,
-            "clone": clone_of(disk),
+            "clone": disk.clone,
             "backing_chain": chain,
             "target": disk.target,
             "bus": disk.bus,
