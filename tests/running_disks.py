@@ -245,4 +245,17 @@ class Machine:
         self.run("sh", "-c", _KILL, self.name, self.path)
 
 
-__all__ = ["AGENT", "COPY", "KILLED", "LIBRARY", "MERGE", "QUIESCE", "RESIZE", "SNAPSHOT", "STORE", "VM", "Machine"]
+__all__ = [
+    "AGENT",
+    "COPY",
+    "DETACH",
+    "KILLED",
+    "LIBRARY",
+    "MERGE",
+    "QUIESCE",
+    "RESIZE",
+    "SNAPSHOT",
+    "STORE",
+    "VM",
+    "Machine",
+]

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from running_disks import STORE, VM, Machine
+from running_disks import DETACH, STORE, VM, Machine
 
 ODD = f"""{STORE}/it's "$(touch pwned)" & <a> b"""
 
@@ -51,6 +51,21 @@ def test_disks_of_a_domain_without_a_guest(machine: Machine) -> None:
     after = machine.definition()
     assert set(definition.splitlines()) <= set(after.splitlines()) and after.count("<disk ") == 1
     assert machine.shell("find /root /srv /var/lib/libvirt -name pwned") == ""
+
+
+def test_a_guest_that_keeps_the_disk(machine: Machine) -> None:
+    """The domain has no guest that could release it."""
+    definition = machine.definition()
+    impatient = "from ansible_collections.granary.vmstore.plugins.module_utils._libvirt import edit\n"
+    refused = machine.engine(f"{impatient}edit.UNPLUG_DEADLINE = 1\n{DETACH}", machine.path)
+    assert refused["error"] == "TimedOut" and "'vda'" in refused["says"], refused
+    assert machine.definition() == definition and machine.path in machine.virsh("domblklist")
+
+
+def test_an_image_below_a_disk_is_no_disk(machine: Machine) -> None:
+    assert machine.detach(f"{STORE}/1/image") == {"actions": [], "reasons": [], "target": None}
+    machine.virsh("destroy")
+    assert machine.detach(f"{STORE}/1/image") == {"actions": [], "reasons": [], "target": None}
 
 
 def test_a_saved_state_has_the_old_disks(machine: Machine) -> None:
