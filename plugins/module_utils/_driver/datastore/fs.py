@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-from ..._core.errors import Conflict, InvalidInput, StaleState, VmstoreError, os_errors
+from ..._core.errors import InvalidInput, VmstoreError, os_errors
 from ..._core.paths import is_url
 from ..._core.records import TYPE_CHECKING
 from ..._model.datastore import NFS_AUTO
@@ -26,9 +26,8 @@ from .store import Store
 if TYPE_CHECKING:
     from typing import Any
 
-    from ..._image.image_chain import ImageChain, OpenChain
+    from ..._image.image_chain import ImageChain
     from ..._image.inventory import Inventory
-    from ..._image.still import StillFiles
     from ..._model.datastore import Datastore
     from .image_source import ImageSource
     from .users import ImageUsers
@@ -130,35 +129,11 @@ class FsDriver(DirectoryDriver):
     ) -> CopiedImage:
         """Create another image with the data of an image.
 
-        :arg source: an image of this datastore, or of another datastore in the same location.
-        :arg origin: the datastore of the source, which may be in another location of this host.
-        :arg image_format: the format of the image. It replaces the image's own header, because a guest can write any
-            header to a raw disk.
-        :raises VmstoreError: the source isn't such an image, or can't be copied. No file is left behind.
+        :raises VmstoreError: see :func:`clone_image`. No file is left behind.
         """
-        from ..._image.copy import convert, copy_local
-        from .conversion import Conversion, with_warnings
+        from .cloning import clone_image
 
-        with (
-            self._open_to_clone(source, image_format, options, origin) as (content, still, warnings),
-            self.store.new_image() as part,
-        ):
-            if len(content.reads) == 1:
-                conversion = Conversion(self, source, options, image_format)
-                copy_local(content.first, part.fd, sparse=options.sparse)
-            else:
-                wanted = _format_of_clone(options)
-                conversion = Conversion(self, source, options, wanted)
-                convert(
-                    content.image,
-                    "qcow2",
-                    part.fd,
-                    wanted,
-                    reads=content.reads,
-                    **conversion.convert_options(wanted),
-                )
-            still.check()
-            return with_warnings(conversion.finish(part), [*warnings, *still.warnings])
+        return clone_image(self, source, image_format, options, origin)
 
     def clone_origin(self, other: Datastore, subject: str) -> Datastore | None:
         if other.id == self.datastore.id:
@@ -166,35 +141,6 @@ class FsDriver(DirectoryDriver):
         if other.bridge_list:
             self._refuse_origin(other, subject)
         return other
-
-    @contextlib.contextmanager
-    def _open_to_clone(
-        self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None
-    ) -> Iterator[tuple[OpenChain, StillFiles, list[str]]]:
-        """Open the files of an image to clone. Yield the files, their state at the beginning, and warnings."""
-        from ..._image.checked_image import missing_ends
-        from ..._image.image_chain import ImageChain
-        from ..._image.still import StillFiles
-
-        path = self.store.image(source, is_beside=True) if origin is None else Store(origin).image(source)
-        files = _files(path, image_format)
-        with ImageChain(tuple(files), "qcow2" if len(files) > 1 else "raw").opened() as content:
-            still = StillFiles(content.reads, verify=options.verify, words=self.words)
-            damage = missing_ends(content.reads, "qcow2" if len(files) > 1 else image_format)
-            if damage and options.verify:
-                raise Conflict(
-                    f"The image {source} is damaged: {damage}; {self.words.unverified} clones it nevertheless."
-                )
-            # A change of the snapshots while the files were opened would give a mixture of two chains.
-            if len(files) > 1 and _files(path, image_format) != files:
-                raise StaleState(f"The snapshots of the image {source} changed while it was cloned; try again.")
-            yield (
-                content,
-                still,
-                [f"The image {source} is damaged, but cloned because {self.words.is_unverified}: {damage}."]
-                if damage
-                else [],
-            )
 
     def mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> str:
         """Create an empty image, perhaps with a file system.
@@ -276,30 +222,9 @@ class FsDriver(DirectoryDriver):
     def preview_clone(
         self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None = None
     ) -> CopiedImage:
-        from ..._image.copy import foresee_conversion, foresee_copy
-        from .conversion import Conversion
+        from .cloning import preview_clone
 
-        conversion = Conversion(self, source, options, image_format)
-        with (
-            self._open_to_clone(source, image_format, options, origin) as (content, still, warnings),
-            self.store.target() as target,
-        ):
-            found = (*warnings, *still.warnings)
-            if len(content.reads) > 1:
-                wanted = _format_of_clone(options)
-                foresee_conversion(
-                    content.image,
-                    "qcow2",
-                    target,
-                    wanted,
-                    reads=content.reads,
-                    **conversion.convert_options(wanted),
-                )
-                return CopiedImage("", wanted, in_mebibytes(content.virtual_size()), found)
-            taken = foresee_copy(content.first, target, sparse=options.sparse)
-            image, more = conversion.check(content.first)
-            conversion.foresee(content.first, image, target, taken)
-            return CopiedImage("", image.format, in_mebibytes(image.virtual_size), (*found, *more))
+        return preview_clone(self, source, image_format, options, origin)
 
     def preview_mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> None:
         from ..._image.trial import try_datablock
@@ -368,21 +293,9 @@ class FsDriver(DirectoryDriver):
         return ImageUsers(self.datastore.base_path, self.log)
 
     def damage(self, source: str, image_format: str, checksum: str | None = None) -> str | None:
-        """
-        :raises NotFound: the image has no data.
-        :raises VmstoreError: the image can't be read.
-        """
-        from ..._image.checked_image import missing_ends
+        from .stored_image import find_damage
 
-        try:
-            with self.content(source, image_format).opened() as content:
-                damage = missing_ends(content.reads, image_format)
-        except InvalidInput as error:
-            return error.accepted
-        if damage or checksum is None:
-            return damage
-        found = _checksum(next(iter(content.reads.values())), dict([checksum.split(":")]))
-        return None if found == checksum else f"its checksum is {found}, and not {checksum}"
+        return find_damage(self, source, image_format, checksum)
 
     def sweep(self) -> None:
         from ..._image.new_image import sweep
@@ -408,30 +321,11 @@ class FsDriver(DirectoryDriver):
     def export(self, source: str, image_format: str | None) -> ExportedImage:
         """Return the one file that the front-end reads itself.
 
-        A backing chain is refused, because this file must hold all the data. Merging the chain would create another
-        image, which stays in the datastore if the front-end never fetches it.
-
-        :raises Conflict: the image is a backing chain.
-        :raises VmstoreError: ``source`` isn't an image of this datastore, can't be read, or depends on other files.
+        :raises VmstoreError: see :func:`export_image`.
         """
-        import hashlib
+        from .stored_image import export_image
 
-        from ..._image.image_file import inspect, opened_file
-        from .source_file import read_chunks
-
-        path = self.store.image(source)
-        files = _files(path, image_format)
-        with opened_file(files[0]) as descriptor:
-            with os_errors(f"read {path}"):
-                is_whole = len(files) == 1 and os.path.samestat(os.fstat(descriptor), os.stat(path))
-            if not is_whole:
-                unable = f"The image {source} can't be exported as one file, because its data is in {', '.join(files)}"
-                raise Conflict(f"{unable}; flatten its snapshots, or export a clone of it.")
-            md5 = hashlib.new("md5", usedforsecurity=False)
-            for chunk in read_chunks(descriptor):
-                md5.update(chunk)
-            found = image_format or inspect(descriptor, path=path, option="source").format
-            return ExportedImage(source, found, md5.hexdigest())
+        return export_image(self.store, source, image_format)
 
     def snapshots(self, source: str) -> list[int]:
         from ..._image.snapshots import list_snapshots
@@ -452,57 +346,15 @@ class FsDriver(DirectoryDriver):
             return has_same_content(now, then)
 
     def content(self, source: str, image_format: str, snapshot: int | None = None) -> ImageChain:
-        from ..._image.image_chain import ImageChain
-        from ..._image.image_file import inspect, opened_file
-        from ..._image.snapshots import chain_files, data_file
+        from .stored_image import find_content
 
-        path = self.store.image(source)
-        if image_format == "qcow2" or snapshot is not None:
-            path, image_format = self._image_with_snapshots(source, image_format)
-            return ImageChain(tuple(chain_files(path, image_format, snapshot)), image_format)
-        file = data_file(path)
-        if image_format != "raw":
-            with opened_file(file) as descriptor:
-                if inspect(descriptor, path=file, option="image").format != image_format:
-                    raise InvalidInput(
-                        "image", source, f"an image in the format {image_format!r} is expected, as the catalog says"
-                    )
-        return ImageChain((file,), image_format)
+        path = self.store.image(source) if snapshot is None else self._image_with_snapshots(source, image_format)[0]
+        return find_content(path, image_format, snapshot)
 
     def _image_with_snapshots(self, source: str, image_format: str) -> tuple[str, str]:
         if image_format not in FORMATS:
             raise InvalidInput("format", image_format, "raw or qcow2 is expected")
         return self.store.image(source), image_format
-
-
-def _format_of_clone(options: CopyOptions) -> str:
-    """Return the format of the result of merging a chain of qcow2 files."""
-    return options.driver_format if options.convert and options.driver_format else "qcow2"
-
-
-def _files(image: str, image_format: str | None) -> list[str]:
-    """Return the files with the data of an image: the image itself, or a backing chain.
-
-    The image's own header is used only if ``image_format`` is ``None``.
-    """
-    from ..._image.image_file import HEAD_SIZE, opened_file
-    from ..._image.magic import sniff
-    from ..._image.snapshots import chain_files, data_file
-
-    file = data_file(image)
-    if image_format is None:
-        with opened_file(file) as descriptor:
-            image_format = sniff(os.pread(descriptor, HEAD_SIZE, 0))
-    return chain_files(image, "qcow2") if image_format == "qcow2" else [file]
-
-
-def _checksum(path: str, checksums: Mapping[str, str]) -> str | None:
-    """Return the checksum of a file by the first algorithm in ``checksums``, or ``None`` without an algorithm."""
-    from ..._image.image_file import opened_file
-    from .digests import Digests
-
-    with opened_file(path) as descriptor:
-        return Digests(checksums).of_file(descriptor, path).of_stored()
 
 
 __all__ = ["FsDriver"]
