@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from ..._image.image_chain import OpenChain
     from ..._model.datastore import Datastore
     from .base import CopyOptions
-    from .fs import FsDriver
+    from .image_directory import ImageDirectoryDriver
 
 
 def clone_image(
-    driver: FsDriver, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None
+    driver: ImageDirectoryDriver, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None
 ) -> CopiedImage:
     """Create another image with the data of an image.
 
@@ -62,7 +62,7 @@ def clone_image(
 
 
 def preview_clone(
-    driver: FsDriver, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None
+    driver: ImageDirectoryDriver, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None
 ) -> CopiedImage:
     """Return the result of :func:`clone_image` without creating the image. Raise the same errors."""
     conversion = Conversion(driver, source, options, image_format)
@@ -90,7 +90,7 @@ def preview_clone(
 
 @contextlib.contextmanager
 def _open_source(
-    driver: FsDriver, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None
+    driver: ImageDirectoryDriver, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None
 ) -> Iterator[tuple[OpenChain, StillFiles, list[str]]]:
     """Open the files of an image to clone. Yield the files, their state at the beginning, and warnings."""
     path = driver.store.image(source, is_beside=True) if origin is None else Store(origin).image(source)

@@ -18,7 +18,7 @@ from .base import ExportedImage
 
 if TYPE_CHECKING:
     from ..._image.image_chain import ImageChain
-    from .fs import FsDriver
+    from .image_directory import ImageDirectoryDriver
     from .store import Store
 
 
@@ -57,7 +57,7 @@ def find_files(image: str, image_format: str | None) -> list[str]:
     return chain_files(image, "qcow2") if image_format == "qcow2" else [file]
 
 
-def find_damage(driver: FsDriver, source: str, image_format: str, checksum: str | None) -> str | None:
+def find_damage(driver: ImageDirectoryDriver, source: str, image_format: str, checksum: str | None) -> str | None:
     """Return the evidence that an image's data is damaged. See :meth:`DatastoreDriver.damage`.
 
     :raises NotFound: the image has no data.
@@ -87,7 +87,7 @@ def export_image(store: Store, source: str, image_format: str | None) -> Exporte
     """
     import hashlib
 
-    from .source_file import read_chunks
+    from ..._core.chunks import read_chunks
 
     path = store.image(source)
     files = find_files(path, image_format)
