@@ -121,8 +121,11 @@ SHARED = {
     "site": (
         "test_bridge_domains.py",
         "test_cloud_init.py",
+        "test_disk_attachment.py",
+        "test_disks_of_a_guest.py",
         "test_hostile_guest.py",
         "test_readme.py",
+        "test_running_disk_copies.py",
         "test_running_disks.py",
         "test_site.py",
         "test_virtiofs_daemon.py",
