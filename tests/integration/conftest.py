@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shlex
@@ -11,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +24,7 @@ import pytest
 import yaml
 from lab import Lab
 from lab.guests import Guest
+from running_disks import LIBRARY, STORE, Machine
 
 HERE = Path(__file__).parent
 ANSIBLE = Path(sys.executable).with_name("ansible")
@@ -159,6 +163,31 @@ def domain(execute: Callable[..., str]) -> Iterator[Callable[..., str]]:
             name,
             check=False,
         )
+
+
+@pytest.fixture(scope="session")
+def engine(site: Lab) -> None:
+    """Copy the engine to the hosts, for programs of running_disks.py."""
+    data = io.BytesIO()
+    utils = "ansible_collections/granary/vmstore/plugins/module_utils"
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        archive.add(HERE.parents[1] / "plugins" / "module_utils", utils)
+    for host in ("hv1", "old"):
+        site.ssh(host, f"mkdir -p {LIBRARY}; tar -x -C {LIBRARY}", stdin=data.getvalue())
+
+
+@pytest.fixture(params=["hv1", "old"])
+def machine(
+    engine: None, domain: Callable[..., str], execute: Callable[..., str], request: pytest.FixtureRequest
+) -> Iterator[Machine]:
+    """Start a domain on a host whose disk vda is the disk.0 of a VM."""
+    found = Machine(request.param, domain(request.param, "it's 6; $(id)"), execute)
+    found.lay_out()
+    attached = found.attach(source=found.path, format="qcow2")
+    assert attached == {"actions": ["add disk"], "reasons": [], "target": "vda"}
+    found.virsh("start")
+    yield found
+    found.run("rm", "-rf", STORE)
 
 
 @pytest.fixture
@@ -324,7 +353,7 @@ class Bridges:
         (self.root / "sshd" / "known_hosts").write_text(f"bridge {(self.root / 'sshd' / 'host.pub').read_text()}")
         for name, command in LOGINS.items():
             empty = self.root / "empty"
-            options = ENVIRONMENT.format(empty=empty, path=empty if name == "bare" else PATH) + (
+            options = ENVIRONMENT.format(empty=empty, path=empty if name == "bare" else f"{self.root}/bin:{PATH}") + (
                 f',command="{command}"' if command else ""
             )
             authorized += f"{options} {(self.root / 'sshd' / f'{name}.pub').read_text()}"
@@ -349,22 +378,35 @@ class Bridges:
         return ["unshare", "-m", "sh", "-ec", AS_BRIDGE, "sh", str(self.data.parent), str(self.datastores), *command]
 
 
-@pytest.fixture
-def bridges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bridges]:
-    found = Bridges(tmp_path / "bridged")
+@contextlib.contextmanager
+def running_bridges(root: Path) -> Iterator[Bridges]:
+    """Run the bridges during a block, and let ssh(1) find them."""
+    found = Bridges(root)
     command = found.set_up()
-    monkeypatch.setenv("PATH", f"{found.root}/bin:{os.environ['PATH']}")
-    server = subprocess.Popen(command)
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", found.port)).close()
-                break
-            except ConnectionRefusedError:
-                if server.poll() is not None or time.monotonic() > deadline:
-                    raise
+    with pytest.MonkeyPatch.context() as patch, subprocess.Popen(command) as server:
+        patch.setenv("PATH", f"{found.root}/bin:{os.environ['PATH']}")
+        try:
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", found.port)).close()
+                    break
+                except ConnectionRefusedError:
+                    if server.poll() is not None or time.monotonic() > deadline:
+                        raise
+            yield found
+        finally:
+            server.terminate()
+
+
+@pytest.fixture
+def bridges(tmp_path: Path) -> Iterator[Bridges]:
+    with running_bridges(tmp_path / "bridged") as found:
         yield found
-    finally:
-        server.terminate()
-        server.wait()
+
+
+@pytest.fixture(scope="module")
+def shared_bridges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridges]:
+    """Run the same bridges for all tests of a file."""
+    with running_bridges(tmp_path_factory.mktemp("shared") / "bridged") as found:
+        yield found

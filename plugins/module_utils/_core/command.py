@@ -32,6 +32,9 @@ WATCH_INTERVAL = 0.25
 #: Upper bound of the bytes that :func:`stream` reads at once.
 CHUNK = 1 << 18
 
+#: fcntl(2); Python 3.9 has no name for it. The size of a pipe in bytes is the default of /proc/sys/fs/pipe-max-size.
+F_SETPIPE_SZ, PIPE_SIZE = 1031, 1 << 20
+
 #: Upper bound of the bytes kept from stderr of a streaming command: the last ones.
 LONGEST_STDERR = 4096
 
@@ -282,6 +285,18 @@ class Conversation:
     def read(self) -> bytes:
         """Return at most :data:`CHUNK` bytes, none at the end of the output."""
         return os.read(self._out, CHUNK)
+
+    def read_into(self, buffer: memoryview) -> int:
+        """Read output into a buffer, and return the number of bytes; 0 at the end of the output."""
+        return os.readv(self._out, [buffer])
+
+    def enlarge_pipes(self) -> None:
+        """Let the pipes take as much as an unprivileged user may (pipe(7)), so that data takes fewer system calls."""
+        import fcntl
+
+        for descriptor in (self._in, self._out):
+            with contextlib.suppress(OSError):  # the user has too many pipes
+                fcntl.fcntl(descriptor, F_SETPIPE_SZ, PIPE_SIZE)
 
     def write(self, data: bytes | memoryview) -> bytes | memoryview | None:
         """Write ``data`` and return the rest; ``None`` if the command has closed its input. Its exit code explains

@@ -118,6 +118,10 @@ class TimedOut(CommandFailed):
     """A command or a call did not end before its deadline, and was stopped."""
 
 
+class HostUnreachable(CommandFailed):
+    """Another host can't be used: it doesn't answer, refuses the user, or lacks Python."""
+
+
 class TransferFailed(VmstoreError):
     """Bytes from another host are missing, all or a part of them."""
 
@@ -132,6 +136,10 @@ class LibvirtFailed(VmstoreError):
 
 class LibvirtMissing(DependencyMissing, LibvirtFailed):
     """The libvirt daemon, or its Python library, is missing."""
+
+
+class FrontEndFailed(VmstoreError):
+    """The front-end can't be reached, or refused a call."""
 
 
 class CatalogFailed(VmstoreError):
@@ -185,6 +193,8 @@ __all__ = [
     "DependencyMissing",
     "DependencyNotFound",
     "FileAccessFailed",
+    "FrontEndFailed",
+    "HostUnreachable",
     "InvalidInput",
     "LibvirtFailed",
     "LibvirtMissing",

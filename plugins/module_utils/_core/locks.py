@@ -20,15 +20,18 @@ from .identity import Identity, acting_as
 RETRY_INTERVAL = 0.05
 
 
-def retry_until(attempt: Callable[[], bool], *, deadline: float, what: str) -> None:
+def retry_until(
+    attempt: Callable[[], bool], *, deadline: float, what: str, holder: Callable[[], str] = lambda: "another program"
+) -> None:
     """Call ``attempt`` until it returns ``True``.
 
+    :arg holder: returns the name of the lock's holder, for the message.
     :raises LockTimeout: ``deadline`` seconds have passed; the message contains ``what``.
     """
     end = time.monotonic() + deadline
     while not attempt():
         if time.monotonic() >= end:
-            raise LockTimeout(f"The lock {what} was not free within {deadline:g} seconds; another program holds it.")
+            raise LockTimeout(f"The lock {what} was not free within {deadline:g} seconds; {holder()} holds it.")
         time.sleep(RETRY_INTERVAL)
 
 

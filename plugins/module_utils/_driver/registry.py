@@ -14,9 +14,14 @@ if TYPE_CHECKING:
 
     from .._model.datastore import Datastore
     from .datastore.base import DatastoreDriver
+    from .transfer.base import TransferDriver
 
 #: The names of the datastore drivers, in alphabetical order.
 DATASTORE_DRIVERS = ("fs", "virtiofs")
+
+#: The names of the transfer drivers. ``qcow2`` is another name of ``shared``.
+SHARED_TRANSFER_DRIVERS = ("shared", "qcow2")
+TRANSFER_DRIVERS = ("ssh", "local", *SHARED_TRANSFER_DRIVERS, "virtiofs")
 
 
 def driver_class(name: str | None, *, is_bridged: bool = False) -> type[DatastoreDriver]:
@@ -52,6 +57,32 @@ def class_for(datastore: Datastore) -> type[DatastoreDriver]:
     return driver_class(datastore.ds_driver, is_bridged=bool(datastore.bridge_list))
 
 
+def transfer_class(name: str, system_driver: str | None = None) -> type[TransferDriver]:
+    """Return the class of the transfer driver ``name``.
+
+    :arg system_driver: the transfer driver of the system datastore, in mixed mode (spec: storage-driver, "Mixed
+        Transfer modes").
+    :raises InvalidInput: there is no driver of this name.
+    """
+    if name == "virtiofs":
+        from .transfer.virtiofs import VirtiofsTransferDriver
+
+        return VirtiofsTransferDriver
+    if name == "ssh":
+        from .transfer.ssh import SshTransferDriver
+
+        return SshTransferDriver
+    if name == "local" or (name in SHARED_TRANSFER_DRIVERS and system_driver in ("ssh", "local")):
+        from .transfer.local import LocalTransferDriver
+
+        return LocalTransferDriver
+    if name in SHARED_TRANSFER_DRIVERS:
+        from .transfer.shared import SharedTransferDriver
+
+        return SharedTransferDriver
+    raise InvalidInput("tm_driver", name, f"one of {', '.join(TRANSFER_DRIVERS)} is expected")
+
+
 def new_driver(datastore: Datastore, **options: Any) -> DatastoreDriver:
     """Return the driver of a datastore.
 
@@ -61,4 +92,12 @@ def new_driver(datastore: Datastore, **options: Any) -> DatastoreDriver:
     return class_for(datastore)(datastore, **options)
 
 
-__all__ = ["DATASTORE_DRIVERS", "class_for", "driver_class", "new_driver"]
+__all__ = [
+    "DATASTORE_DRIVERS",
+    "SHARED_TRANSFER_DRIVERS",
+    "TRANSFER_DRIVERS",
+    "class_for",
+    "driver_class",
+    "new_driver",
+    "transfer_class",
+]

@@ -16,6 +16,7 @@ from .._core.block_device import is_block_device, length_of
 from .._core.directory import descriptor_path
 from .._core.errors import CommandFailed, InvalidInput, NoSpace, StaleState, os_errors
 from .._core.records import TYPE_CHECKING
+from .._core.sparse import extents, start_write_out
 from .._core.throttle import throttle
 from .image_file import SECTOR, disk_size
 from .room import may_compress, require_room, reserve_of, space, stores_all
@@ -147,7 +148,7 @@ def write_stream(
                 _write(target_fd, memoryview(piece)[start:end], position + start)
             position += len(piece)
             if position % STRIDE == 0:
-                _send(target_fd, position - STRIDE, STRIDE)
+                start_write_out(target_fd, position - STRIDE, STRIDE)
     with os_errors(WRITING):
         os.ftruncate(target_fd, position)
     return position
@@ -341,7 +342,7 @@ def _copy_extents(source_fd: int, target_fd: int) -> bool:
                 copied = os.copy_file_range(source_fd, target_fd, min(STRIDE, end - position), position, position)
                 if not copied:
                     return False
-                _send(target_fd, position, copied)
+                start_write_out(target_fd, position, copied)
                 position += copied
     except OSError as error:
         if error.errno not in _CANT_SHARE:
@@ -349,23 +350,6 @@ def _copy_extents(source_fd: int, target_fd: int) -> bool:
         return False
     os.ftruncate(target_fd, size)
     return True
-
-
-def extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges with data as (start, end). A block device has no holes."""
-    if size and is_block_device(descriptor):
-        yield 0, size
-        return
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(descriptor, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:  # no data up to the end
-                raise
-            return
-        end = os.lseek(descriptor, start, os.SEEK_HOLE)
-        yield start, end
 
 
 def _read(descriptor: int) -> Iterator[bytes]:
@@ -423,15 +407,6 @@ def _write(descriptor: int, data: memoryview, position: int) -> None:
         data, position = data[written:], position + written
 
 
-def _send(descriptor: int, position: int, length: int) -> None:
-    """Start to write data to the disk while the next data is copied. Then fsync(2) is fast, which halves the time for a
-    large image.
-
-    Linux writes dirty pages that are declared unneeded (mm/fadvise.c). This also keeps the image out of the page cache.
-    """
-    os.posix_fadvise(descriptor, position, length, os.POSIX_FADV_DONTNEED)
-
-
 def _feed(digests: Sequence[_Hash], chunks: Iterable[bytes]) -> None:
     for chunk in chunks:
         for digest in digests:
@@ -443,7 +418,6 @@ __all__ = [
     "convert",
     "copy_local",
     "creation_options",
-    "extents",
     "foresee_conversion",
     "foresee_copy",
     "require_room_to_convert",

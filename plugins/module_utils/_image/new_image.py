@@ -28,6 +28,7 @@ from .._core.directory import (
     sync_opened,
 )
 from .._core.errors import FULL, FileAccessFailed, StaleState, os_errors
+from .._core.part_directory import remove_unheld_directory
 from .._core.records import TYPE_CHECKING, dataclass
 from .._core.temporary import create_part, is_part_name, new_part_name, remove_unheld
 from .layout import name_of_part
@@ -193,7 +194,9 @@ def replace_image(
     _finish(part.directory, part.place, aside)
 
 
-def remove_files(directory: str, names: Sequence[str], *, sweeping: bool = True, batch: Batch | None = None) -> bool:
+def remove_files(
+    directory: str | int, names: Sequence[str], *, sweeping: bool = True, batch: Batch | None = None
+) -> bool:
     """Remove the existing files and directories among ``names`` in ``directory``, one after the other. Return ``False``
     if none exists.
 
@@ -300,9 +303,16 @@ def _is_directory(directory: int, name: str) -> bool:
 
 
 def _remove_directory(directory: int, name: str) -> None:
-    """Remove a directory with its files. Subdirectories are kept: a directory of snapshots has none, and the owner may
-    have moved a directory of root's there.
+    """Remove a directory with its files. Subdirectories are kept, except those of a part directory that no running
+    program holds: a directory of snapshots has none, and the owner may have moved a directory of root's there.
+
+    :raises OSError: a file can't be removed, or a running program holds the directory.
     """
+    try:
+        remove_unheld_directory(directory, name)
+        return
+    except FileNotFoundError:  # it has no lock, and so is a directory that was set aside
+        pass
     opened = open_directory_at(directory, name)
     try:
         for file in os.listdir(opened):

@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 
-from .._core.directory import descriptor_path, open_file_at, opened_directory, opened_file_at
+from .._core.directory import open_file_at, opened_directory, opened_file_at
 from .._core.errors import Conflict, os_errors
-from .image_file import inspect
+from .._core.sparse import extents
+from .copy import CHUNK
+from .image_file import disk_size, inspect
 from .layout import checksum_file
 from .new_image import remove_files
-from .qemu_img import run_qemu_img
+from .qemu_img import as_one_image, run_qemu_img
 from .room import require_length, require_room
 from .snapshots import chain_files, list_snapshots
-from .still import is_used
+from .still import require_unused
 
 
 def grow_image(image: str, format: str, size: int, *, sparse: bool = True, timeout: float) -> None:
@@ -42,37 +45,77 @@ def grow_image(image: str, format: str, size: int, *, sparse: bool = True, timeo
             opened = stack.enter_context(opened_directory(directory))
             descriptor = open_file_at(opened, name, os.O_RDWR)
             stack.callback(os.close, descriptor)
-        if is_used(descriptor):
-            raise Conflict(
-                f"{image} can't grow while a program such as a running virtual machine uses it: shut that down first."
-            )
-        growth = size - _size_of(descriptor, format, image)
-        if growth <= 0:
+        require_unused(descriptor, image, "grow")
+        if size <= _size_of(descriptor, format, image):
             return
         if not sparse:
-            require_room(descriptor, growth, f"grow {image}")
+            require_room(descriptor, size - _size_of(descriptor, format, image), f"grow {image}")
         remove_files(directory, [checksum_file(name)])  # the checksum is that of the old data
-        if format == "raw":
-            _grow_raw(descriptor, size, sparse, image)
-        else:
-            preallocation = [] if sparse else ["--preallocation=falloc"]
-            file = descriptor_path(descriptor)
-            run_qemu_img(
-                "resize",
-                "-q",
-                "-f",
-                "qcow2",
-                *preallocation,
-                "--",
-                file,
-                str(size),
-                reads={},
-                writes={descriptor: image},
-                data=size,
-                timeout=timeout,
-            )
-        with os_errors(f"write {image}"):
-            os.fsync(descriptor)
+        grow_opened(descriptor, format, size, image, sparse=sparse, timeout=timeout)
+
+
+def grow_opened(descriptor: int, format: str, size: int, path: str, *, sparse: bool = True, timeout: float) -> None:
+    """Grow an open raw or qcow2 file to ``size`` bytes, durably. Arguments and errors are those of :func:`grow_image`.
+
+    :arg descriptor: for reading and writing. A backing file in the header isn't opened.
+    """
+    if format == "raw":
+        _grow_raw(descriptor, size, sparse, path)
+    else:
+        preallocation = [] if sparse else ["--preallocation=falloc"]
+        run_qemu_img(
+            *["resize", "-q", "-f", "qcow2", *preallocation, "--", as_one_image([descriptor]), str(size)],
+            reads={},
+            writes={descriptor: path},
+            data=size,
+            timeout=timeout,
+        )
+    with os_errors(f"write {path}"):
+        os.fsync(descriptor)
+
+
+def cut_opened(descriptor: int, format: str, size: int, path: str, *, timeout: float) -> None:
+    """Cut an open raw or qcow2 file to ``size`` bytes, durably. The end must hold no data.
+
+    :raises Conflict: the end holds data.
+    :raises CommandFailed, FileAccessFailed: the file can't be read or cut.
+    """
+    if format == "raw":
+        with os_errors(f"read {path}"):
+            is_empty = not any(map(any, _read_from(descriptor, size)))
+    else:
+        is_empty = _is_unallocated(descriptor, size, path, timeout)
+    if not is_empty:
+        raise Conflict(f"{path} can't shrink to {size} bytes, because the part behind them holds data.")
+    if format == "raw":
+        with os_errors(f"write {path}"):
+            os.truncate(descriptor, size)
+    else:
+        arguments = ["resize", "-q", "-f", "qcow2", "--shrink", "--", as_one_image([descriptor]), str(size)]
+        run_qemu_img(*arguments, reads={}, writes={descriptor: path}, data=size, timeout=timeout)
+    with os_errors(f"write {path}"):
+        os.fsync(descriptor)
+
+
+def _read_from(descriptor: int, position: int) -> Iterator[bytes]:
+    """Yield the data of a file from a position on, without the holes."""
+    for start, end in extents(descriptor, os.fstat(descriptor).st_size):
+        start = max(start, position)
+        while start < end:
+            yield (data := os.pread(descriptor, min(CHUNK, end - start), start))
+            if not data:
+                return
+            start += len(data)
+
+
+def _is_unallocated(descriptor: int, position: int, path: str, timeout: float) -> bool:
+    """Return whether a qcow2 file stores no data from a position on."""
+    import json
+
+    size = disk_size(descriptor, "qcow2", path)
+    arguments = ["map", "--output=json", "-f", "qcow2", "-s", str(position), as_one_image([descriptor])]
+    done = run_qemu_img(*arguments, reads={descriptor: path}, data=size, timeout=timeout)
+    return not any(extent["data"] for extent in json.loads(done.stdout))
 
 
 def foresee_growth(image: str, format: str, size: int, *, sparse: bool = True) -> None:
@@ -114,4 +157,4 @@ def _grow_raw(descriptor: int, size: int, sparse: bool, image: str) -> None:
             raise
 
 
-__all__ = ["foresee_growth", "grow_image"]
+__all__ = ["cut_opened", "foresee_growth", "grow_image", "grow_opened"]

@@ -100,6 +100,18 @@ def is_used(descriptor: int) -> bool:
     return _is_locked(descriptor, _USERS)
 
 
+def require_unused(descriptor: int, path: str, what: str) -> None:
+    """Refuse to change an open file that another program uses.
+
+    :arg what: the change, as the rest of "can't".
+    :raises Conflict: another program has any of QEMU's locks on the file.
+    """
+    if is_used(descriptor):
+        raise Conflict(
+            f"{path} can't {what} while a program such as a running virtual machine uses it: shut that down first."
+        )
+
+
 def _is_locked(descriptor: int, places: Sequence[tuple[int, int]]) -> bool:
     for start, length in places:
         # struct flock of fcntl(2): type, whence, start, length, pid. F_OFD_GETLK needs no write permission.
@@ -121,4 +133,4 @@ def _state(descriptor: int, path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-__all__ = ["StillFiles", "is_used", "is_written_to"]
+__all__ = ["StillFiles", "is_used", "is_written_to", "require_unused"]

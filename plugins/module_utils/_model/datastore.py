@@ -13,6 +13,9 @@ from .._core.records import dataclass, field
 #: The attributes of a datastore that its driver mounts. Newer front-ends have them.
 NFS_AUTO = tuple(f"nfs_auto_{name}" for name in ("enable", "host", "path", "opts"))
 
+#: The attribute of a system datastore with the host that caches images (spec: onestor-datastore).
+REPLICA_HOST = "replica_host"
+
 
 @dataclass(frozen=True)
 class Datastore:
@@ -41,6 +44,11 @@ class Datastore:
         """Return whether the driver mounts the datastore. The default of NFS_AUTO_ENABLE is no."""
         return self.attributes.get("nfs_auto_enable", "").strip().lower() == "yes"
 
+    @property
+    def replica_host(self) -> str | None:
+        """Return the host that caches images for this system datastore, or ``None``."""
+        return self.attributes.get(REPLICA_HOST, "").strip() or None
+
     def as_dict(self) -> dict[str, object]:
         """Return the row as plain data."""
         from .._core.plain import to_plain  # drivers don't need the clusters
@@ -56,4 +64,4 @@ class Datastore:
         return [base_path, location] if name == str(self.id) else [base_path]
 
 
-__all__ = ["NFS_AUTO", "Datastore"]
+__all__ = ["NFS_AUTO", "REPLICA_HOST", "Datastore"]

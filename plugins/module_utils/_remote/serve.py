@@ -32,15 +32,18 @@ def serve(
     *,
     operations: Mapping[str, Operation],
     kinds: Mapping[str, type],
-    begin: Callable[[Request, Received | None, Callable[[str], object]], Handlers],
+    begin: Callable[[Request, Any, Callable[[str], object]], Handlers],
+    peer: Callable[[IO[bytes], IO[bytes], Request], object] | None = None,
 ) -> None:
     """Read a request, run its operation, and write the answer. If a result needs a confirmation and none arrives, undo
     the operation.
 
     :arg operations: the table that both sides share.
     :arg kinds: the dataclasses that the request may contain, by name.
-    :arg begin: returns the handlers. Its arguments are the request, the data behind the request or ``None``, and a
-        function that writes a log line.
+    :arg begin: returns the handlers. Its arguments are the request, the data behind the request, and a function that
+        writes a log line. The data is a :class:`.Received`, the result of ``peer``, or ``None``.
+    :arg peer: returns the other side of an operation that sends or receives a tree (:func:`.open_peer`), from standard
+        input, from a file that writes to the other side, and from the request.
     """
     import signal
 
@@ -50,8 +53,10 @@ def serve(
     confirmation = _Confirmation()
     signal.signal(signal.SIGTERM, _terminate)
     request = decode(stdin.readline(), kinds)
-    received = None
-    if request["size"] is None:
+    received: object = None
+    if request.get("transfer") and peer is not None:
+        received = peer(stdin, answers, request)
+    elif request["size"] is None:
         confirmation.watch()
     else:
         received = Received(stdin, request["size"], confirmation.watch)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .._core import records
@@ -90,14 +90,19 @@ class Session:
     :arg kind: the role of the host in messages, such as ``bridge``.
     :arg module: see :func:`command_for`.
     :arg log: is called with each log line.
+    :arg options: further options of ssh(1).
     """
 
-    def __init__(self, host: str, *, kind: str, module: str, log: Callable[[str], object]) -> None:
+    def __init__(
+        self, host: str, *, kind: str, module: str, log: Callable[[str], object], options: Sequence[str] = ()
+    ) -> None:
         self._peer = f"{kind} {host}"
         self._module = module
         self._log = log
-        self._ssh = Conversation(ssh_command(host, command_for(module)))
+        self._ssh = Conversation(ssh_command(host, command_for(module), options=options))
         self._action = ""
+        self._logged = 0
+        self._began = time.monotonic()
 
     def __enter__(self) -> Session:
         return self
@@ -156,22 +161,30 @@ class Session:
         """
         self._action = action
         allowed = timeout + GRACE if operation.is_quick else LONGEST_ACTION
-        began, logged = time.monotonic(), 0
+        self._began, self._logged = time.monotonic(), 0
         for line in self._exchange(self._compose(request, data), allowed):
             answer = read_answer(self._peer, action, line, operation.result, kinds)
-            if "error" in answer:
-                raise answer["error"]
-            if "log" not in answer:
+            if "error" not in answer and "log" not in answer:
                 return answer["result"]
-            logged += 1
-            if logged > LOG_LINES + LOG_RATE * (time.monotonic() - began):
-                raise self.unexpected(
-                    f"{logged} log lines, and at most {LOG_LINES} and {LOG_RATE} a second are accepted"
-                )
-            if len(line) > LONGEST_LOG_LINE:
-                raise self.unexpected(f"a log line of more than {LONGEST_LOG_LINE} bytes")
-            self._log(printable(str(answer["log"])))
+            self._log_line(answer, line)
         raise AssertionError("the lines end by an error")
+
+    def _log_line(self, answer: Mapping[str, Any], line: bytes) -> None:
+        """Log a log line, or raise the error in the answer.
+
+        :raises CommandFailed: there are too many log lines, or the line is too long.
+        :raises VmstoreError: the error of the operation.
+        """
+        if "error" in answer:
+            raise answer["error"]
+        self._logged += 1
+        if self._logged > LOG_LINES + LOG_RATE * (time.monotonic() - self._began):
+            raise self.unexpected(
+                f"{self._logged} log lines, and at most {LOG_LINES} and {LOG_RATE} a second are accepted"
+            )
+        if len(line) > LONGEST_LOG_LINE:
+            raise self.unexpected(f"a log line of more than {LONGEST_LOG_LINE} bytes")
+        self._log(printable(str(answer["log"])))
 
     def confirm(self) -> None:
         """Confirm the result, so that the other host keeps the created data.
@@ -185,6 +198,11 @@ class Session:
                 f"The connection to the {self._peer} broke at the end of {self._action}; what it made may be left "
                 f"there: {reason(ended)}."
             )
+
+    def _ended(self) -> TransferFailed:
+        """Return the error about the end of the connection."""
+        why = reason(self._ssh.finish(GRACE))
+        return TransferFailed(f"The connection to the {self._peer} broke during {self._action}: {why}.")
 
     def unexpected(self, why: str) -> CommandFailed:
         """Return the error about an invalid answer."""
@@ -240,9 +258,7 @@ class Session:
         """
         data = self._ssh.read()
         if not data:
-            raise TransferFailed(
-                f"The connection to the {self._peer} broke during {self._action}: {reason(self._ssh.finish(GRACE))}."
-            )
+            raise self._ended()
         *whole, rest = data.split(b"\n")
         for one in whole:
             line += one
@@ -253,4 +269,4 @@ class Session:
             raise self.unexpected(f"a line of more than {LONGEST_ANSWER} bytes")
 
 
-__all__ = ["Session", "command_for"]
+__all__ = ["GRACE", "LONGEST_ACTION", "LONGEST_ANSWER", "STALL", "Session", "command_for"]

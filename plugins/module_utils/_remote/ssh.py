@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .._model.names import check_host
 
 #: Upper bound of the time to connect to a host in seconds.
@@ -14,6 +16,9 @@ CONNECT_TIMEOUT = 10
 #: Interval between two probes of a silent host in seconds. After three probes without a reply, ssh(1) fails.
 ALIVE_INTERVAL = 15
 
+#: Bytes of /proc/cpuinfo that contain the features of the first processor.
+CPU_INFO = 8192
+
 #: Exit code of ssh(1) if ssh(1) itself failed.
 SSH_FAILED = 255
 
@@ -21,11 +26,13 @@ SSH_FAILED = 255
 TIMED_OUT = 124
 
 
-def ssh_command(destination: str, command: str, *, port: int | None = None) -> list[str]:
+def ssh_command(destination: str, command: str, *, port: int | None = None, options: Sequence[str] = ()) -> list[str]:
     """Return the arguments that run ``command`` at ``destination``, ``[user@]host``. The caller checks or quotes both.
     ssh never prompts.
+
+    :arg options: further options of ssh(1), such as ``-c`` with a cipher.
     """
-    options = [
+    fixed = [
         "BatchMode=yes",
         f"ConnectTimeout={CONNECT_TIMEOUT}",
         f"ServerAliveInterval={ALIVE_INTERVAL}",
@@ -33,8 +40,23 @@ def ssh_command(destination: str, command: str, *, port: int | None = None) -> l
         "LogLevel=ERROR",
     ]
     if port is not None:
-        options.append(f"Port={port}")
-    return ["ssh", "-T", *(word for option in options for word in ("-o", option)), "--", destination, command]
+        fixed.append(f"Port={port}")
+    return ["ssh", "-T", *(word for one in fixed for word in ("-o", one)), *options, "--", destination, command]
+
+
+def fast_cipher(host: str) -> tuple[str, ...]:
+    """Return options of ssh(1) for bulk data: of the ciphers that the configuration allows for ``host``, AES-GCM comes
+    first. With AES instructions it takes half the time of the default, ChaCha20.
+    """
+    from .._core.command import run
+
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        if " aes " not in file.read(CPU_INFO):
+            return ()
+    found = run(["ssh", "-G", "--", host], accept=None, timeout=CONNECT_TIMEOUT)
+    allowed = next((line.split(" ", 1)[1] for line in found.stdout.splitlines() if line.startswith("ciphers ")), "")
+    ciphers = sorted(allowed.split(","), key=lambda cipher: "-gcm@" not in cipher)
+    return ("-c", ",".join(ciphers)) if allowed else ()
 
 
 def script_command(host: str, script: str, *, timeout: float) -> list[str]:
@@ -51,4 +73,4 @@ def script_command(host: str, script: str, *, timeout: float) -> list[str]:
     return ssh_command(check_host("bridge_list", host), command)
 
 
-__all__ = ["CONNECT_TIMEOUT", "SSH_FAILED", "TIMED_OUT", "script_command", "ssh_command"]
+__all__ = ["CONNECT_TIMEOUT", "SSH_FAILED", "TIMED_OUT", "fast_cipher", "script_command", "ssh_command"]

@@ -125,4 +125,16 @@ class Received:
         return data
 
 
-__all__ = ["UNKNOWN", "Received", "frames_of_file", "frames_of_stream", "seal"]
+__all__ = [
+    "CHUNK",
+    "DATA",
+    "DIGEST",
+    "END",
+    "FRAME",
+    "HOLE",
+    "UNKNOWN",
+    "Received",
+    "frames_of_file",
+    "frames_of_stream",
+    "seal",
+]

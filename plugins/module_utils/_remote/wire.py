@@ -19,6 +19,9 @@ from .._core.errors import CommandFailed, InvalidInput, UnsupportedAction, Vmsto
 #: The byte by which a host confirms a result.
 CONFIRMED = b"\n"
 
+#: The beginning of an error of a further host, which the host of this message reached.
+NESTED = "On the "
+
 #: The errors that a message can contain, by name.
 ERRORS = {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, VmstoreError)
@@ -121,6 +124,8 @@ def rebuild_error(peer: str, answer: Mapping[str, Any]) -> VmstoreError:
         option, value, accepted = answer["about"]
         return kind(printable(str(option)), value, printable(str(accepted)))
     message = printable(str(answer["message"]))
+    if message.startswith(NESTED):
+        message = message[0].lower() + message[1:]
     return kind(message if kind is UnsupportedAction else f"On the {peer}: {message}")
 
 

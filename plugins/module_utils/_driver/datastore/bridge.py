@@ -264,8 +264,8 @@ def read_frames(
     :arg bandwidth: upper bound in bytes a second.
     :arg check: is called before the last frame, and raises if the file must not be used.
     """
+    from ..._core.sparse import extents
     from ..._core.throttle import throttle
-    from ..._image.copy import extents
 
     size = length_of(descriptor)
     return seal(throttle(frames_of_file(descriptor, size, extents(descriptor, size)), bandwidth), check)

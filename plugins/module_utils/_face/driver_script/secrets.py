@@ -37,7 +37,7 @@ def secret_paths(remotes: str, environment: Mapping[str, str]) -> list[str]:
         environment.get(LOCATION, ""),
         *(os.path.dirname(path) for path in above if os.path.basename(path) == "var"),
     ]
-    homes = [environment.get(HOME, ""), _home()]
+    homes = [environment.get(HOME, ""), account_home()]
     outer = [*above, *homes]
     paths = [CONFIGURATION, remotes, *outer, environment.get(AUTHENTICATION, "")]
     paths += [os.path.join(location, name) for location in locations if location for name in ("etc", "var")]
@@ -46,7 +46,7 @@ def secret_paths(remotes: str, environment: Mapping[str, str]) -> list[str]:
     return sorted({os.path.normpath(path) for path in paths if path.startswith("/")} - {"/", "//"})
 
 
-def _home() -> str:
+def account_home() -> str:
     """Return the home directory of this process's user, or ``""`` for a user without an account."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_dir
@@ -54,4 +54,4 @@ def _home() -> str:
         return ""
 
 
-__all__ = ["secret_paths"]
+__all__ = ["AUTHENTICATION", "HOME", "account_home", "secret_paths"]

@@ -5,12 +5,18 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
+import socket
+import socketserver
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape
+from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
 import pytest
 
@@ -116,3 +122,70 @@ def scripts(tmp_path: Path) -> Scripts:
 @pytest.fixture
 def document() -> Callable[..., bytes]:
     return encode
+
+
+#: Documents that a real front-end sent to its drivers.
+DOCUMENTS = Path(__file__).parent / "front_end_documents"
+
+HOSTS = (
+    "<HOST_POOL><HOST><ID>0</ID><NAME>h1</NAME><TEMPLATE><ARCH>x86_64</ARCH></TEMPLATE></HOST><HOST><ID>3</ID>"
+    "<NAME>h3</NAME><TEMPLATE><REPLICA_STORAGE_IP><![CDATA[10.0.0.3]]></REPLICA_STORAGE_IP></TEMPLATE></HOST></HOST_POOL>"
+)
+
+
+class Handler(SimpleXMLRPCRequestHandler):
+    rpc_paths = ("/RPC2",)
+
+
+class FrontEndServer(SimpleXMLRPCServer):
+    """A front-end. ``results`` are the arrays that its methods return, and ``calls`` are all calls."""
+
+    def __init__(self, host: str) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, 0), Handler, logRequests=False)
+        self.url = f"http://{f'[{host}]' if ':' in host else 'localhost'}:{self.server_address[1]}/RPC2"
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.results: dict[str, Any] = {
+            "one.vm.info": [True, (DOCUMENTS / "vm-migrated.xml").read_text(), 0],
+            "one.datastore.info": [True, (DOCUMENTS / "datastore-system.xml").read_text(), 0],
+            "one.hostpool.info": [True, HOSTS, 0],
+        }
+
+    def _dispatch(self, method: str, params: Any) -> Any:
+        self.calls.append((method, tuple(params)))
+        return self.results[method]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print nothing about a client that refuses the certificate."""
+
+
+@contextlib.contextmanager
+def serve(server: socketserver.BaseServer) -> Iterator[None]:
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def served() -> Callable[[socketserver.BaseServer], contextlib.AbstractContextManager[None]]:
+    """Let a server serve during a block."""
+    return serve
+
+
+@pytest.fixture
+def server() -> Iterator[FrontEndServer]:
+    server = FrontEndServer("127.0.0.1")
+    with serve(server):
+        yield server
+
+
+@pytest.fixture
+def ipv6_server() -> Iterator[FrontEndServer]:
+    server = FrontEndServer("::1")
+    with serve(server):
+        yield server

@@ -11,12 +11,12 @@ import sys
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import COPY_ATTRIBUTES
+from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.datastore_document import element_of
 from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.document import (
-    LONGEST,
     Document,
     read_document,
 )
-from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.entry import element_of
+from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.elements import LONGEST
 from refusal import refused
 
 ROOT = "DS_DRIVER_ACTION_DATA"

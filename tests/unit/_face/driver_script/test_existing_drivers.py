@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script import datastore_action
 
 MIB = 2**20
 RAW = random.Random(1).randbytes(MIB)
@@ -205,8 +206,9 @@ def test_a_document_of_more_than_128_kib_gives_the_figures_of_another_file_syste
 def test_a_hung_file_server_blocks_it_for_ever(scripts: Any) -> None:
     script = scripts.path("monitor")
     # The same script with a shorter timeout.
+    module = datastore_action.__name__
     script.write_text(
-        script.read_text().replace("launch()\n", "launch.__globals__['MONITOR_TIMEOUT'] = 0.5\nlaunch()\n")
+        script.read_text().replace("launch()\n", f"import {module} as action\naction.MONITOR_TIMEOUT = 0.5\nlaunch()\n")
     )
     hung = Path(__file__).parents[3] / "hung_mount.py"
     done = subprocess.run(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script import entry
+from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script import entry, front_end
 from ansible_collections.granary.vmstore.plugins.module_utils._remote.engine import engine_sources
 
 NAME = "0123456789abcdef0123456789abcdef"
@@ -73,13 +73,27 @@ SLOW = frozenset(
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the engine as installed by the role."""
+    """Return the engine as installed by the role, with the facts of transfer actions."""
     root = tmp_path_factory.mktemp("library")
-    for name, source in engine_sources(entry.__name__).items():
+    for name, source in {**engine_sources(entry.__name__), **engine_sources(front_end.__name__)}.items():
         path = root / "granary_vmstore" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(source)
     return root
+
+
+def find_loaded(command: list[Any], stdin: str = "") -> set[str]:
+    """Run Python, and return the loaded modules other than those of Python's own start."""
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    own = subprocess.run(
+        [sys.executable, "-ISXutf8", "-X", "importtime", "-c", "pass"], capture_output=True, text=True, check=True
+    )
+    found, before = (
+        set(re.findall(r"^import time: +\d+ \| +\d+ \| +(\S+)$", log, re.MULTILINE))
+        for log in (done.stderr, own.stderr)
+    )
+    return found - before
 
 
 @pytest.fixture
@@ -93,17 +107,9 @@ def loaded(engine: Path, scripts: Any) -> Callable[..., set[str]]:
             "launch\nlaunch()\n"
         )
         command = [sys.executable, "-ISXutf8", "-X", "importtime", script, "7"]
-        done = subprocess.run(
-            command, input=scripts.document(name, **elements).decode(), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        own = subprocess.run([*command[:-2], "-c", "pass"], capture_output=True, text=True, check=True)
-        found, before = (
-            set(re.findall(r"^import time: +\d+ \| +\d+ \| +(\S+)$", log, re.MULTILINE))
-            for log in (done.stderr, own.stderr)
-        )
+        found = find_loaded(command, scripts.document(name, **elements).decode())
         assert "granary_vmstore._face.driver_script.entry" in found
-        return found - before
+        return found
 
     return run
 
@@ -153,3 +159,20 @@ def test_an_action_that_has_nothing_to_do_loads_next_to_nothing(
     assert found.isdisjoint(
         {"collections", "contextlib", "functools", "granary_vmstore._core.command", "granary_vmstore._host.directory"}
     )
+
+
+FACTS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from granary_vmstore._face.driver_script.front_end import FrontEnd
+FrontEnd({"ONE_XMLRPC": sys.argv[2], "ONE_AUTH": sys.argv[3]}).vm(10).disk(0)
+"""
+
+
+def test_facts_of_a_front_end_load_nothing_slow(engine: Path, server: Any, tmp_path: Path) -> None:
+    (tmp_path / "auth").write_text("oneadmin:password")
+    command = [sys.executable, "-ISXutf8", "-X", "importtime", "-c", FACTS, engine, server.url, tmp_path / "auth"]
+    found = find_loaded(command)
+    assert server.calls
+    assert {one for one in found if any(one == slow or one.startswith(f"{slow}.") for slow in SLOW)} == set()
+    assert "encodings.idna" not in found

@@ -1,0 +1,302 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The operations of transfer drivers on the host that has the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ..._core.directory import exists_at, opened_directory, opened_file_at, sync_opened
+from ..._core.errors import Conflict, NotFound, TransferFailed, os_errors
+from ..._core.files import replace_file
+from ..._image.image_files import owner_like
+from ..._image.layout import snapshot_directory
+from ..._image.new_image import NewImage
+from ..._image.snapshots import merge
+from ..._image.vm_directory import DiskPath, opened_system_datastore, opened_vm_directory, parse_disk_path
+from ..._image.vm_disk import DiskRecord, OpenDisk, check_image, opened_disk, unchanged
+from ..._image.vm_disk_data import grow_disk
+from ..._image.vm_disk_new import clone_image, foresee_merge, link_image, make_disk
+from ..._image.vm_disk_snapshots import create_snapshot, delete_snapshot, revert_snapshot
+from ..._image.vm_lock import locked_disk
+from ..._image.vm_removal import (
+    remove,
+    remove_directory_at,
+    remove_disk_at,
+    require_directory_unused,
+    require_unused_at,
+)
+from ..._remote.staging import Staging
+from ..._remote.tree import Source, Tree
+from .arrival import Arrival
+from .disk_source import FilesSource, disk_source
+from .live_disks import RunningVm, copy_of_running, remove_snapshot, take_snapshot
+from .local_peer import LocalReceiver, LocalSender, Target
+from .operations import Placement
+
+#: The file in a system datastore that names its transfer driver for the probes of a front-end (spec: storage-driver,
+#: "The Monitoring Process").
+MONITOR = ".monitor"
+
+
+class HostActions:
+    r"""The operations of one request.
+
+    :arg peer: the peer of an operation that sends or receives a tree: a :class:`.TreePeer`, or a peer on this host.
+    :arg log: is called with each line about the progress.
+    :arg push: sends a tree to another host, see :func:`.hosts.push`.
+    """
+
+    def __init__(self, peer: Any, log: Callable[[str], object], push: Callable[..., object]) -> None:
+        self._peer = peer
+        self._log = log
+        self._push = push
+
+    # Disks from another place, and back
+
+    def place(self, placement: Placement) -> None:
+        """Receive the files of a new disk. An existing disk of its name is replaced."""
+        path = parse_disk_path(placement.path)
+        arrival = Arrival(path.name, placement.former, placement.format, placement.size, (_moved_mark(path),))
+        with locked_disk(path, doing="clone", create=True) as directory:
+            if not placement.may_be_used:
+                for name in (path.name, snapshot_directory(path.name)):
+                    require_unused_at(directory, name, f"{path.directory}/{name}")
+            self._peer.receive(
+                directory, path.directory, arrival.publish, owner=owner_like(directory), accept=arrival.accept
+            )
+        _mark_for_monitoring(path, placement.monitor)
+
+    def give_back(self, record: DiskRecord, name: str) -> None:
+        """Send the files of a disk under the name of its image, and then remove the disk. A mark for :meth:`has_moved`
+        stays.
+        """
+        path = parse_disk_path(record.path)
+        with opened_disk(record, doing="mvds") as disk:
+            disk.require_unused("go back to its image")
+            disk.require_settled()
+            self._peer.send(disk_source(disk.files, record.format, name, layered=False))
+            with os_errors(f"write in {path.directory}"):
+                replace_file(disk.directory, _moved_mark(path), b"", 0o600, owner_like(disk.directory))
+            remove_disk_at(disk.directory, path)
+
+    def has_moved(self, path: str) -> bool:
+        """Return whether a disk has gone back to its image, so that a repeated action recognises its own work."""
+        parsed = parse_disk_path(path)
+        with contextlib.suppress(NotFound), opened_vm_directory(parsed) as directory:
+            return exists_at(directory, _moved_mark(parsed)) and not exists_at(directory, parsed.name)
+        return False
+
+    def save(self, record: DiskRecord, snapshot: int | None, vm: RunningVm | None, name: str) -> None:
+        """Send the data of a disk or of a snapshot as one file under the name of a new image.
+
+        :arg vm: the domain of the disk, if it may run.
+        """
+        with opened_disk(record, doing="cpds") as disk, contextlib.ExitStack() as stack:
+            part = None
+            if snapshot is None and vm is not None and disk.is_used():
+                part = stack.enter_context(copy_of_running(disk, vm))
+            if part is None:
+                part = self._copy_unused(disk, snapshot, name, stack)
+            if part is not None:
+                self._peer.send(Source(part.directory, part.place, {part.name: name}))
+
+    def _copy_unused(
+        self, disk: OpenDisk, snapshot: int | None, name: str, stack: contextlib.ExitStack
+    ) -> NewImage | None:
+        """Return a temporary image with the data of a snapshot, or of a disk that no program uses. A single file is
+        sent itself, and the result is ``None``.
+        """
+        if snapshot is None:
+            disk.require_settled()
+        with disk.opened_data(snapshot) as reads, unchanged(reads):
+            if len(reads) == 1:
+                number = disk.files.active() if snapshot is None else disk.files.data_of(snapshot)
+                self._peer.send(FilesSource(disk.files, {name: number}, {}))
+                return None
+            part = stack.enter_context(disk.new_file())
+            foresee_merge(reads, disk.format, part.directory)
+            merge(reads, disk.format, part)
+            return part
+
+    # Directories of VMs
+
+    def receive_directory(self, path: str, monitor: str | None) -> None:
+        """Receive a VM directory. An existing one is replaced."""
+        parsed = parse_disk_path(path, directory=True)
+
+        def accept(tree: Tree) -> None:
+            if tree[0].path != str(parsed.vm):
+                raise TransferFailed(f"The files of {path} came with {tree[0].path!r}, which is none of them.")
+
+        with opened_system_datastore(parsed, create=True) as system:
+            self._peer.receive(
+                system,
+                parsed.datastore,
+                lambda staging: _publish_directory(staging, parsed),
+                owner=owner_like(system),
+                accept=accept,
+            )
+        _mark_for_monitoring(parsed, monitor)
+
+    def send_directory(self, path: str, name: str) -> None:
+        """Send a VM directory, and then remove it.
+
+        :arg name: the name of the directory at the receiver.
+        """
+        with _opened_directory(path) as (parsed, system):
+            self._peer.send(Source(system, parsed.datastore, {str(parsed.vm): name}))
+            remove_directory_at(system, parsed)
+
+    def push_directory(self, path: str, host: str, target: str, monitor: str | None) -> None:
+        """Send a VM directory to another host, and then remove it here."""
+        with _opened_directory(path) as (parsed, system):
+            vm = parse_disk_path(target, directory=True).vm
+            source = Source(system, parsed.datastore, {str(parsed.vm): str(vm)})
+            self._push(host, "receive_directory", target, monitor, source=source, log=self._log)
+            remove_directory_at(system, parsed)
+
+    def move_directory(self, path: str, target: str, monitor: str | None) -> None:
+        """Move a VM directory to another system datastore of this host."""
+        parsed = parse_disk_path(target, directory=True)
+        with _opened_directory(path) as (origin, system):
+            if not _rename_directory(origin, system, parsed):
+                source = Source(system, origin.datastore, {str(origin.vm): str(parsed.vm)})
+                HostActions(LocalSender(source), self._log, self._push).receive_directory(target, None)
+                remove_directory_at(system, origin)
+        _mark_for_monitoring(parsed, monitor)
+
+    def has_directory(self, path: str) -> bool:
+        """Return whether a VM directory exists."""
+        with contextlib.suppress(NotFound), opened_vm_directory(parse_disk_path(path, directory=True)):
+            return True
+        return False
+
+    # Disks on shared storage
+
+    def clone(self, record: DiskRecord, linked: bool, size: int, qcow2_options: str) -> None:
+        """Create a disk from an image of this host."""
+        is_layered = record.format == "qcow2"
+        clone_image(
+            record,
+            linked=linked and is_layered,
+            layered=is_layered,
+            size=size or None,
+            qcow2_options=qcow2_options or None,
+        )
+
+    def link(self, record: DiskRecord) -> None:
+        link_image(record)
+
+    def unlink(self, record: DiskRecord) -> None:
+        """Remove the link to an image. A disk that isn't a link stays."""
+        with contextlib.suppress(NotFound):
+            with opened_disk(record, doing="mvds") as disk:
+                if disk.files.pointer is None:
+                    raise Conflict(f"{record.path} is no link to {record.image}, so its data would be lost.")
+                disk.require_unused("go back to its image")
+                remove_disk_at(disk.directory, disk.path)
+
+    def save_here(self, record: DiskRecord, snapshot: int | None, vm: RunningVm | None, image: str) -> None:
+        """Create an image of this host with the data of a disk or of a snapshot."""
+        directory, name = os.path.split(check_image(image))
+        arrival = Arrival(name, name, record.format)
+        with os_errors(f"write {image}"), opened_directory(directory) as opened:
+            target = Target(opened, directory, arrival.publish, owner_like(opened), arrival.accept)
+            HostActions(LocalReceiver(target), self._log, self._push).save(record, snapshot, vm, name)
+
+    # Disks in their place
+
+    def make(self, path: str, options: Mapping[str, Any]) -> None:
+        """Create an empty disk.
+
+        :arg options: the options of :func:`make_disk`.
+        """
+        make_disk(path, **options)
+
+    def snap_create(self, record: DiskRecord, snapshot: int, whole: bool) -> None:
+        create_snapshot(record, snapshot, whole=whole)
+
+    def snap_create_live(self, record: DiskRecord, snapshot: int, whole: bool, vm: RunningVm) -> None:
+        take_snapshot(record, snapshot, whole, vm)
+
+    def snap_delete(self, record: DiskRecord, snapshot: int, vm: RunningVm | None) -> None:
+        """Remove a snapshot.
+
+        :arg vm: the domain of the disk, if it may run.
+        """
+        if vm is None:
+            delete_snapshot(record, snapshot)
+        else:
+            remove_snapshot(record, snapshot, vm)
+
+    def snap_revert(self, record: DiskRecord, snapshot: int) -> None:
+        revert_snapshot(record, snapshot)
+
+    def grow(self, record: DiskRecord, size: int) -> None:
+        grow_disk(record, size)
+
+    def remove(self, path: str) -> None:
+        remove(path)
+
+
+def _moved_mark(path: DiskPath) -> str:
+    return f".{path.name}.moved"
+
+
+@contextlib.contextmanager
+def _opened_directory(path: str) -> Iterator[tuple[DiskPath, int]]:
+    """Hold the locks of all disks in a VM directory that no program uses. Yield its path, and a descriptor of the
+    directory of the system datastore.
+    """
+    parsed = parse_disk_path(path, directory=True)
+    with opened_system_datastore(parsed) as system, locked_disk(parsed, doing="mv") as directory:
+        require_directory_unused(directory, parsed)
+        yield parsed, system
+
+
+def _rename_directory(origin: DiskPath, system: int, target: DiskPath) -> bool:
+    """Rename a VM directory, durably. Return ``False`` if the target exists, or is on another file system."""
+    with opened_system_datastore(target, create=True) as around:
+        if exists_at(around, str(target.vm)):
+            return False
+        with os_errors(f"move {origin.directory} to {target.directory}"):
+            try:
+                os.rename(str(origin.vm), str(target.vm), src_dir_fd=system, dst_dir_fd=around)
+            except OSError as error:
+                if error.errno == errno.EXDEV:
+                    return False
+                raise
+            sync_opened(around)
+            sync_opened(system)
+    return True
+
+
+def _publish_directory(staging: Staging, path: DiskPath) -> None:
+    """Give a VM directory its name. A directory of this name must not be in use."""
+    try:
+        with locked_disk(path, doing="mv") as directory:
+            require_directory_unused(directory, path)
+            staging.publish()
+    except NotFound:
+        staging.publish()
+
+
+def _mark_for_monitoring(path: DiskPath, monitor: str | None) -> None:
+    """Let the probes of a front-end find the driver of a system datastore."""
+    if monitor is None:
+        return
+    with opened_system_datastore(path) as system, os_errors(f"write {path.datastore}/{MONITOR}"):
+        with contextlib.suppress(FileNotFoundError), opened_file_at(system, MONITOR) as file:
+            if os.read(file, len(monitor) + 2) == f"{monitor}\n".encode():
+                return
+        replace_file(system, MONITOR, f"{monitor}\n".encode(), 0o644, owner_like(system))
+
+
+__all__ = ["HostActions"]

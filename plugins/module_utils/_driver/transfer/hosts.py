@@ -1,0 +1,102 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Operations of transfer drivers on this host, and on other hosts over one ssh connection each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ..._core.errors import HostUnreachable
+from ..._model.place import Place
+from ..._remote.session import Session
+from ..._remote.transfer import Route, pull_tree, push_tree
+from ..._remote.tree import Source
+from .host_actions import HostActions
+from .local_peer import LocalReceiver, LocalSender, Target
+from .operations import KINDS, OPERATIONS
+
+#: Upper bound of the time of a quick operation in seconds.
+QUICK = 60.0
+
+#: Names and addresses of this host, beside its own name.
+LOCAL = ("localhost", "127.0.0.1", "::1")
+
+#: The module that a host runs.
+PROGRAM = f"{__package__}.protocol"
+
+Log = Callable[[str], object]
+
+
+def is_this_host(host: str) -> bool:
+    """Return whether a name is that of the host that runs this process. Domain names don't count."""
+    own = os.uname().nodename
+    return host in (own, *LOCAL) or host.partition(".")[0] == own.partition(".")[0] != ""
+
+
+def run(host: str, action: str, *arguments: Any, log: Log) -> Any:
+    """Return the result of an operation that transfers no files.
+
+    :raises HostUnreachable: the host can't be used; :raises TransferFailed: the connection broke.
+    :raises VmstoreError: the error of the operation.
+    """
+    if is_this_host(host):
+        return getattr(HostActions(None, log, push), action)(*arguments)
+    operation = OPERATIONS[action]
+    with Session(host, kind="host", module=PROGRAM, log=log) as session:
+        refusal = session.handshake()
+        if refusal is not None:
+            raise HostUnreachable(f"{action} needs the host {host}, which can't be used: {refusal}.")
+        return session.ask(action, operation, _request(action, arguments), kinds=KINDS, timeout=QUICK)
+
+
+def push(host: str, action: str, *arguments: Any, source: Source, log: Log) -> Any:
+    """Return the result of an operation that receives files. The errors are those of :func:`run`.
+
+    :raises NotFound, Conflict: the files can't be sent.
+    """
+    if is_this_host(host):
+        return getattr(HostActions(LocalSender(source), log, push), action)(*arguments)
+    route = Route(host, PROGRAM, log)
+    return push_tree(route, action, OPERATIONS[action], _request(action, arguments), source, kinds=KINDS)
+
+
+def pull(host: str, action: str, *arguments: Any, target: Target, log: Log) -> Any:
+    """Return the result of an operation that sends files. The errors are those of :func:`run`."""
+    if is_this_host(host):
+        return getattr(HostActions(LocalReceiver(target), log, push), action)(*arguments)
+    return pull_tree(
+        Route(host, PROGRAM, log),
+        action,
+        OPERATIONS[action],
+        _request(action, arguments),
+        target.directory,
+        target.commit,
+        kinds=KINDS,
+        owner=target.owner,
+        accept=target.accept,
+    )
+
+
+def receive_directory(origin: Place, path: str, monitor: str | None, *, log: Log) -> None:
+    """Move a VM directory of another host to this host. The errors are those of :func:`run`."""
+
+    class Sender:
+        """The other host, as the peer of an operation that receives a tree."""
+
+        @staticmethod
+        def receive(directory: int, place: str, commit: Any, *, owner: Any, accept: Any) -> None:
+            target = Target(directory, place, commit, owner, accept)
+            pull(origin.host, "send_directory", origin.path, os.path.basename(path), target=target, log=log)
+
+    HostActions(Sender, log, push).receive_directory(path, monitor)
+
+
+def _request(action: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
+    return {"action": action, "arguments": arguments, "named": {}, "size": None}
+
+
+__all__ = ["is_this_host", "pull", "push", "receive_directory", "run"]

@@ -1,0 +1,56 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The operations of the trial on the other host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .._core.directory import opened_directory
+from .._core.part_directory import remove_all
+from .._remote.serve import Handlers, Request
+from .._remote.transfer import Route, push_tree
+from .._remote.tree import Source
+from .._remote.tree_peer import TreePeer
+from . import protocol
+
+
+def begin(_request: Request, peer: TreePeer | None, log: Callable[[str], object]) -> Handlers:
+    """Return the handlers of a request."""
+
+    def put(directory: str) -> str:
+        """Receive a tree into a directory of this host."""
+        with opened_directory(directory) as opened:
+            peer.receive(opened, directory)
+        return "stored"
+
+    def get(directory: str, names: dict[str, str]) -> str:
+        """Send files of a directory, and then remove them."""
+        with opened_directory(directory) as opened:
+            peer.send(Source(opened, directory, names))
+            remove_all(opened, names)
+        return "removed"
+
+    def read(directory: str, names: dict[str, str]) -> str:
+        """Send files of a directory."""
+        with opened_directory(directory) as opened:
+            peer.send(Source(opened, directory, names))
+        return "kept"
+
+    def pass_on(directory: str, names: dict[str, str], host: str, target: str) -> str:
+        """Send files of a directory directly to another host."""
+        with opened_directory(directory) as opened:
+            source = Source(opened, directory, names)
+            route = Route(host, protocol.__name__, log)
+            request = protocol.request("put", target)
+            result: str = push_tree(route, "put", protocol.OPERATIONS["put"], request, source, kinds={})
+        return result
+
+    handlers: dict[str, Callable[..., Any]] = {
+        "get": get,
+        "put": put,
+        "pass_on": pass_on,
+        "read": read,
+    }
+    return handlers, lambda made: None
