@@ -67,22 +67,22 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def nfs_site(nfs_lab: Lab, module_in: Callable[[Lab], Module]) -> Site:
+def nfs_site(nfs_lab: Lab, module_in: Callable[[Lab], Module]) -> Iterator[Site]:
     site = Site(nfs_lab, module_in(nfs_lab))
     for host in site.hosts:
         site.sh(
             f"groupadd --gid {SERVICE} service; useradd --uid {SERVICE} --gid service --no-create-home service", host
         )
     site.sh("systemctl start nfs-server", "nfs")
-    return site
+    yield site
+    clean(site)
 
 
 @pytest.fixture
-def site(nfs_site: Site) -> Iterator[Site]:
-    """Return the hosts without exports and mounts, before and after the test."""
+def site(nfs_site: Site) -> Site:
+    """Return the hosts without exports and mounts."""
     clean(nfs_site)
-    yield nfs_site
-    clean(nfs_site)
+    return nfs_site
 
 
 def clean(site: Site) -> None:
