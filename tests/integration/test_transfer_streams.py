@@ -271,7 +271,7 @@ def test_directly_between_two_hosts(hosts: Hosts, shared_bridges: Any) -> None:
 
 
 def test_the_cipher_for_much_data(shared_bridges: Any, engine: Any) -> None:
-    """Of the ciphers that the configuration allows, AES-GCM is the first."""
+    """AES-GCM is the first of the ciphers that the configuration allows."""
     flag, ciphers = engine.ssh.fast_cipher("h1")
     allowed = subprocess.run(["ssh", "-Q", "cipher"], capture_output=True, text=True, check=True).stdout.split()
     assert flag == "-c" and ciphers.startswith("aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20")
