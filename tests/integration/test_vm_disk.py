@@ -16,9 +16,9 @@ import ansible_process
 import pytest
 import yaml
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CommandFailed,
     Conflict,
     DependencyNotFound,
-    HostUnreachable,
 )
 from documentation import block
 from lab import Lab
@@ -260,5 +260,5 @@ def test_a_vm_moves_between_hosts(four: Disks, front_end: Disks, domain: Make, e
 
 def test_a_host_that_does_not_answer(front_end: Disks) -> None:
     for check in (True, False):
-        result = front_end(vm="x", host="no-such-host.invalid", size="1M", check=check)
-        require_failure(result, HostUnreachable, names=["no-such-host.invalid"])
+        found = front_end(vm="x", host="no-such-host.invalid", size="1M", check=check)
+        require_failure(found, CommandFailed, names=["no-such-host.invalid"])

@@ -11,7 +11,7 @@ import fcntl
 import functools
 import hashlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ..._catalog.catalog import locate_catalog, open_catalog
 from ..._catalog.vms import DISKS, VMS
@@ -41,6 +41,9 @@ LOCK_SUFFIX = ".vms.lock"
 
 #: Time to wait for another run with the same VM, in seconds. That run may copy a disk.
 LOCK_DEADLINE = 3600.0
+
+
+E = TypeVar("E", bound=VmstoreError)
 
 
 class VmDiskService(CatalogService):
@@ -196,8 +199,7 @@ class VmDiskService(CatalogService):
         try:
             return self._planner.plan(placed)
         except DependencyMissing as error:
-            located = DependencyMissing(self._locate(number, str(error))) if self._is_list else error
-            self.report_missing(plan, located)
+            self.report_missing(plan, self._locate_error(number, error))
             return None
         except VmstoreError as error:
             raise self._locate_error(number, error) from error
@@ -219,12 +221,11 @@ class VmDiskService(CatalogService):
             self._stored[datastore.id] = driver.stored()
         return image.path in self._stored[datastore.id]
 
-    def _locate(self, number: int, text: str) -> str:
-        """Return ``text`` with the place of the VM in the list."""
-        return f"vms[{number}] ({self._references[number]}): {text}" if self._is_list else text
-
-    def _locate_error(self, number: int, error: VmstoreError) -> VmstoreError:
-        return VmstoreError(self._locate(number, str(error))) if self._is_list else error
+    def _locate_error(self, number: int, error: E) -> E:
+        """Return the error with the place of the VM in the list."""
+        if not self._is_list:
+            return error
+        return error.with_message(f"vms[{number}] ({self._references[number]}): {error}")
 
 
 def _needs_domain(placed: PlacedVm) -> bool:

@@ -268,9 +268,11 @@ def test_the_data_of_an_image_must_exist(site: Site) -> None:
 
 
 def test_an_error_of_a_list_names_the_vm(site: Site) -> None:
-    with refused(VmstoreError, says="vms[1] (b): size is missing: the new disk 0 needs a size, or an image."):
+    with refused(
+        InvalidInput, option="size", says="vms[1] (b): size is missing: the new disk 0 needs a size, or an image."
+    ):
         site.run(vms=[{"vm": "a", "size": 1}, {"vm": "b", "disk": 0}])
-    with refused(VmstoreError, names=["vms[1] (0)", "more than once"]):
+    with refused(Conflict, names=["vms[1] (0)", "more than once"]):
         site.run(vm="a", size=1)
         site.run(vms=[{"vm": "a"}, {"vm": "0"}])
 
