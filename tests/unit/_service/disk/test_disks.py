@@ -305,6 +305,8 @@ def test_a_disk_with_another_backing_file_is_not_used(site: Site, tmp_path: Path
     subprocess.run(command, check=True)
     with refused(Conflict, names=[secret]):
         site.run(vm="web", size=9)
+    site.four(vm="web", state="absent")
+    assert secret.exists()
 
 
 @pytest.mark.parametrize("place", ["vm", "datastore"])

@@ -75,6 +75,14 @@ def test_a_move_and_a_new_disk_in_one_run(site: Site) -> None:
     assert [describe(site.disk(number, datastore=102))["virtual-size"] >> 20 for number in (0, 1)] == [4, 3]
 
 
+def test_a_move_and_a_removal_in_one_run(site: Site) -> None:
+    site.run(vm="web", disks=[{"image": "raw"}, {"image": "mine"}, {"size": 1}])
+    site.disk(1).write_bytes(b"written".ljust(2 << 20, b"\0"))
+    site.four(vm="web", datastore="102", disks=[{"image": "raw"}, {"disk": 1, "state": "absent"}], exclusive=True)
+    assert [site.disk(number, datastore=102).exists() for number in (0, 1, 2)] == [True, False, False]
+    assert content(site.image("mine"), "raw") == b"written"
+
+
 def test_a_vm_whose_disk_is_used_does_not_move_or_go(site: Site) -> None:
     site.run(vm="web", image="raw")
     before = site.dump()
