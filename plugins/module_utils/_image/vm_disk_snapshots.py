@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from .._core.directory import sync_opened
+from .._core.directory import descriptor_path, sync_opened
 from .._core.errors import Conflict, NotFound, os_errors
 from .._core.records import replace
 from .copy import copy_local, foresee_copy
 from .image_files import files_in
 from .layout import snapshot_directory
 from .new_image import sweep
+from .qemu_img import as_one_image
 from .snapshots import delete_from, fill_overlay, foresee_in, revert_to
 from .vm_directory import make_directory_at
 from .vm_disk import DiskRecord, OpenDisk, opened_disk, unchanged
@@ -136,6 +137,27 @@ def revert_snapshot(record: DiskRecord, snapshot: int, *, deadline: float = DEAD
         revert_to(disk.files, disk.format, snapshot)
 
 
+def is_at_snapshot(record: DiskRecord, snapshot: int) -> bool:
+    """Return whether a disk has the content of a snapshot. Read both entirely, unless nothing was written since.
+
+    :raises NotFound: there is no such disk or snapshot.
+    :raises Conflict, CommandFailed, FileAccessFailed: a file can't be read.
+    """
+    from .image_chain import OpenChain, has_same_content
+
+    with opened_disk(record) as disk:
+        newest = disk.files.active_number() if disk.format == "qcow2" else None
+        if newest is not None and disk.files.parent(newest) == snapshot and disk.files.is_empty_overlay(newest):
+            return True
+        with disk.opened_data() as now, disk.opened_data(snapshot) as then:
+            chains = [OpenChain(_name_for_qemu(reads, disk.format), disk.format, reads) for reads in (now, then)]
+            return has_same_content(*chains)
+
+
+def _name_for_qemu(reads: Mapping[int, str], format: str) -> str:
+    return as_one_image(tuple(reads)) if format == "qcow2" else descriptor_path(next(iter(reads)))
+
+
 def _require_layers(disk: OpenDisk) -> None:
     if not _makes_layers(disk, whole=False):
         raise Conflict(f"The disk {disk.path.path} can't have layers, because its snapshots are whole copies.")
@@ -232,4 +254,12 @@ def _copy(disk: OpenDisk, snapshot: int, is_paused: bool) -> None:
             sync_opened(directory)
 
 
-__all__ = ["create_snapshot", "delete_snapshot", "make_layer", "prepare_overlay", "revert_snapshot", "switch_to"]
+__all__ = [
+    "create_snapshot",
+    "delete_snapshot",
+    "is_at_snapshot",
+    "make_layer",
+    "prepare_overlay",
+    "revert_snapshot",
+    "switch_to",
+]
