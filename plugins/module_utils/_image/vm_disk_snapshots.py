@@ -17,11 +17,11 @@ import os
 from collections.abc import Iterator, Mapping
 
 from .._core.directory import descriptor_path, sync_opened
-from .._core.errors import Conflict, NotFound, os_errors
+from .._core.errors import Conflict, InvalidInput, NotFound, os_errors
 from .._core.records import replace
 from .copy import copy_local, foresee_copy
-from .image_files import files_in
-from .layout import snapshot_directory
+from .image_files import LONGEST_CHAIN, files_in
+from .layout import HIGHEST_NUMBER, snapshot_directory
 from .new_image import sweep
 from .qemu_img import as_one_image
 from .snapshots import delete_from, fill_overlay, foresee_in, revert_to
@@ -45,6 +45,7 @@ def create_snapshot(
     :raises NotFound: there is no such disk.
     :raises NoSpace, CommandFailed, FileAccessFailed: the snapshot can't be written. The disk keeps its data.
     """
+    _check_number(snapshot)
     with opened_disk(record, doing="snap_create", deadline=deadline) as disk:
         if snapshot in disk.files.list_snapshots():
             return False
@@ -81,6 +82,7 @@ def prepare_overlay(record: DiskRecord, snapshot: int, *, deadline: float = DEAD
 
     :raises Conflict: the disk has this snapshot, or is raw.
     """
+    _check_number(snapshot)
     with opened_disk(record, doing="snap_create_live", deadline=deadline) as disk:
         if snapshot in disk.files.list_snapshots():
             raise Conflict(f"The disk {disk.path.path} already has the snapshot {snapshot}.")
@@ -158,6 +160,12 @@ def _name_for_qemu(reads: Mapping[int, str], format: str) -> str:
     return as_one_image(tuple(reads)) if format == "qcow2" else descriptor_path(next(iter(reads)))
 
 
+def _check_number(snapshot: int) -> None:
+    """Refuse a number that the following layer can't exceed."""
+    if not 0 <= snapshot < HIGHEST_NUMBER:
+        raise InvalidInput("snapshot", snapshot, f"an id from 0 to {HIGHEST_NUMBER - 1} is expected")
+
+
 def _require_layers(disk: OpenDisk) -> None:
     if not _makes_layers(disk, whole=False):
         raise Conflict(f"The disk {disk.path.path} can't have layers, because its snapshots are whole copies.")
@@ -212,7 +220,11 @@ def _prepare(disk: OpenDisk, snapshot: int) -> int:
     again.
     """
     number, files = snapshot + 1, disk.files
-    files.chain(snapshot)  # refuses files that refer to other ones
+    with files.opened_chain(files.data_of(snapshot)) as chain:
+        if len(chain) >= LONGEST_CHAIN:
+            raise Conflict(
+                f"The disk {disk.path.path} can't have more snapshots: its data is in {LONGEST_CHAIN} files already."
+            )
     if files.has(number) and not _is_replaceable(disk, number, snapshot):
         return number
     with disk.new_file() as part:
