@@ -48,16 +48,25 @@ def test_a_snapshot_that_is_killed_half_way(machine: Machine, steps: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("base", "chain"),
-    [(2, ["disk.0.snap/1", "disk.0.snap/0", "1/image"]), (3, ["disk.0.snap/0", "1/image"]), (4, ["1/image"]), (5, [])],
+    ("base", "chain", "is_restarted"),
+    [
+        (3, ["disk.0.snap/0", "1/image"], False),
+        (3, ["disk.0.snap/0", "1/image"], True),
+        (4, ["1/image"], False),
+        (5, [], False),
+    ],
 )
-def test_files_are_merged_into_the_newest_one(machine: Machine, base: int, chain: list[str]) -> None:
-    """The path of disk.0.snap/0 is wrong in libvirt, which opened it as disk.0."""
+def test_files_are_merged_into_the_newest_one(
+    machine: Machine, base: int, chain: list[str], is_restarted: bool
+) -> None:
+    """The path of disk.0.snap/0 is wrong in libvirt, which opened it as disk.0, until the domain starts again."""
     machine.write(2, 1)
     for number in range(3):
         machine.snapshot(number)
         machine.write(3 + number, 2 + number)
     sums = machine.shell(f"cd {VM}/disk.0.snap; sha256sum 0 1 2 {STORE}/1/image")
+    if is_restarted:
+        machine.restart()
     result = machine.merge(base, 3, 2, 1, 0)
     assert "error" not in result
     assert machine.backing() == [one if one == "1/image" else f"0/6/{one}" for one in chain]
