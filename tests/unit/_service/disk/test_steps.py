@@ -27,8 +27,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._service.disk.info import vm_disk_info
 from refusal import refused
-
-from .conftest import Site, content, describe
+from vm_site import Site, content, describe
 
 HOST = os.uname().nodename
 
