@@ -15,6 +15,7 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     CommandFailed,
     Conflict,
+    DependencyMissing,
     TimedOut,
 )
 from lab import Lab
@@ -313,7 +314,7 @@ def test_a_datastore_is_used_only_while_its_store_is_mounted(site: Site) -> None
     made = module("frontend", "image", name="one", **image)
     assert site.sh(f"stat -c %s {DATA}/100/*", "nfs") == f"{1 << 20}\n"
     site.mount(state="unmounted")
-    require_failure(module("frontend", "image", name="two", **image), Conflict, names=[marker])
+    require_failure(module("frontend", "image", name="two", **image), DependencyMissing, names=["'nas'", POINT])
     assert site.sh(f"ls -A {POINT}", "frontend") == ""
     (info,) = [one for one in module("frontend", "datastore_info", catalog=catalog)["datastores"] if one["id"] == 100]
     assert info["monitor_error"]

@@ -7,16 +7,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
-import hashlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ..._catalog.catalog import locate_catalog, open_catalog
+from ..._catalog.catalog import open_catalog
 from ..._catalog.vms import DISKS, VMS
 from ..._core.errors import Conflict, DependencyMissing, DependencyNotFound, InvalidInput, VmstoreError, printable
-from ..._core.locks import locked
 from ..._core.plan import Plan, Preparation
 from ..._core.records import replace
 from ..._model.datastore import Datastore
@@ -29,19 +26,13 @@ from .actions import DiskActions
 from .devices import DevicePlanner
 from .info import disk_record
 from .known import KnownVms
+from .locks import locked_vms
 from .new_disks import NewDisks
 from .options import VmSpec, parse_vm
 from .placing import PlacedVm, place_vm
 from .planner import DiskPlanner
 from .transfers import Transfers
 from .world import Look, World, ask_host
-
-#: Suffix of the lock file for work on the disks of VMs. Each VM has a byte in it.
-LOCK_SUFFIX = ".vms.lock"
-
-#: Time to wait for another run with the same VM, in seconds. That run may copy a disk.
-LOCK_DEADLINE = 3600.0
-
 
 E = TypeVar("E", bound=VmstoreError)
 
@@ -99,16 +90,7 @@ class VmDiskService(CatalogService):
         if self.missing:
             yield
             return
-        place = locate_catalog(self.path)
-        name_of = {str(vm.id): vm.name for vm in VMS.rows(self.catalog)}
-        names = {name_of.get(spec.reference, spec.reference) for spec in self._specs}
-        places = sorted({int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big") for name in names})
-
-        def lock(descriptor: int, how: int) -> None:
-            for number in places:
-                fcntl.lockf(descriptor, how, 1, number)
-
-        with locked(place.path + LOCK_SUFFIX, deadline=LOCK_DEADLINE, style=lock, identity=place.owner):
+        with locked_vms(self.path, self.catalog, [spec.reference for spec in self._specs]):
             yield
 
     def _has_new(self) -> bool:

@@ -11,9 +11,7 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +25,9 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._service.disk.info import vm_disk_info
 from refusal import refused
-from vm_site import Site, content, describe
+from vm_site import Site, content, describe, used
 
 HOST = os.uname().nodename
-
-
-@contextlib.contextmanager
-def used(path: Path) -> Iterator[None]:
-    """Hold QEMU's lock for writing on a file, as a running virtual machine does, in another process."""
-    program = (
-        "import fcntl,struct,sys;f=open(sys.argv[1],'r+b');"
-        "fcntl.fcntl(f,fcntl.F_OFD_SETLK,struct.pack('hhqqi',fcntl.F_RDLCK,0,101,1,0));"
-        "print(flush=True);sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", program, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        yield
-        process.communicate(b"")
 
 
 # Moves
