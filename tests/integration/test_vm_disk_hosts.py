@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,15 @@ def test_disks_of_another_host(site: Site, bridges: Any) -> None:
     assert content(site.image("mine"), "raw") == b"written"
     site.four(vm="web", state="absent")
     assert not on_host(bridges).parent.exists()
+
+
+def test_the_module_brings_the_program_of_the_host(site: Site, bridges: Any) -> None:
+    command = [str(Path(sys.executable).with_name("ansible")), "localhost", "-i", "localhost,", "-c", "local"]
+    command += ["-e", f"ansible_python_interpreter={sys.executable}", "-m", "granary.vmstore.vm_disk"]
+    options = {"catalog": site.catalog, "vm": "web", "host": "h1", "image": "raw"}
+    done = subprocess.run([*command, "-a", json.dumps(options)], capture_output=True, text=True, check=False)
+    assert '"changed": true' in done.stdout, done.stdout + done.stderr
+    assert content(on_host(bridges), "raw") == b"raw"
 
 
 def test_all_vms_of_a_host_are_looked_at_over_one_connection(site: Site, bridges: Any) -> None:
