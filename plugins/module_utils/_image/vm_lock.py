@@ -106,7 +106,8 @@ class _Lock:
         self._opened.close()
 
     def _close(self) -> None:
-        os.close(self._file)
+        with contextlib.suppress(OSError):  # the name in the slot could not be written
+            os.close(self._file)
         self._file = -1
 
     def _take(self) -> bool:

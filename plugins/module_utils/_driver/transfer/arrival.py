@@ -54,7 +54,8 @@ class Arrival:
         :raises CommandFailed: qemu-img failed.
         :raises NoSpace, FileAccessFailed: a file operation failed.
         """
-        rename_layers(staging.data, f"{staging.place}/{self.name}", self.former)
+        if self.format == "qcow2":
+            rename_layers(staging.data, f"{staging.place}/{self.name}", self.former)
         if self.size:
             self._grow(staging)
         names = {entry.path for entry in staging.tree}

@@ -87,10 +87,14 @@ class HostActions:
             remove_disk_at(disk.directory, path)
 
     def has_moved(self, path: str) -> bool:
-        """Return whether a disk has gone back to its image, so that a repeated action recognises its own work."""
+        """Return whether a disk has gone back to its image, so that a repeated action recognises its own work. Files
+        of the disk that a killed action has left are removed.
+        """
         parsed = parse_disk_path(path)
-        with contextlib.suppress(NotFound), opened_vm_directory(parsed) as directory:
-            return exists_at(directory, _moved_mark(parsed)) and not exists_at(directory, parsed.name)
+        with contextlib.suppress(NotFound), locked_disk(parsed, doing="mvds") as directory:
+            if exists_at(directory, _moved_mark(parsed)) and not exists_at(directory, parsed.name):
+                remove_disk_at(directory, parsed)
+                return True
         return False
 
     def save(self, record: DiskRecord, snapshot: int | None, vm: RunningVm | None, name: str) -> None:
