@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import Settings
@@ -64,6 +64,7 @@ class Action:
     :arg old, new: the states, as :func:`state_of` returns them.
     :arg between: further states that a crash may leave. All data is whole in them.
     :arg size_mb: the desired size of the disk.
+    :arg monitored: the system datastore that gets a disk.
     """
 
     driver: str
@@ -74,6 +75,7 @@ class Action:
     new: State
     between: tuple[State, ...] = ()
     size_mb: int = 1
+    monitored: str | None = None
 
     def end(self, found: Files) -> str:
         """Return the name of the state of files: "old", "between" or "new"."""
@@ -88,6 +90,13 @@ class Action:
         }
         assert state in self.between, f"{unlike}, {leftovers(found)}"
         return "between"
+
+    def require_done(self, found: Files) -> None:
+        """Require the new state without temporary files, in datastores that the probes of a front-end find."""
+        assert self.end(found) == "new"
+        assert leftovers(found) == []
+        if self.monitored is not None:
+            assert found[f"{self.monitored}/.monitor"].decode() == f"{self.driver}\n"
 
 
 def run(action: Action, mount: Path) -> None:
@@ -543,4 +552,8 @@ def actions(host: str, other: str) -> dict[str, Action]:
             {**named(SHARED, 1), **named(OTHER, 3, {0: 4, 1: 3})},
         ),
     }
-    return found
+    places = {"clone": "host/0", "mv": "other/0"}
+    return {
+        name: action if action.driver == "shared" else replace(action, monitored=places.get(name.split(",")[0]))
+        for name, action in found.items()
+    }

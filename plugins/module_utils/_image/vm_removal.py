@@ -77,8 +77,7 @@ def remove_vm_directory(path: DiskPath, *, deadline: float) -> bool:
             if isinstance(error.__cause__, FileNotFoundError):
                 return False
             raise
-        with os_errors(f"remove {path.directory}"):
-            _remove_tree(system, _removed_name(path))  # a killed run may have left it
+        sweep_removed_at(system, path)
         try:
             directory = stack.enter_context(locked_disk(path, doing="delete", deadline=deadline, is_removal=True))
         except NotFound:
@@ -111,6 +110,15 @@ def remove_directory_at(system: int, path: DiskPath) -> None:
         sync_opened(system)
         _remove_tree(system, removed)
         sync_opened(system)
+
+
+def sweep_removed_at(system: int, path: DiskPath) -> None:
+    """Remove the rest of a VM directory that a killed :func:`remove_directory_at` has left.
+
+    :raises FileAccessFailed: a file can't be removed.
+    """
+    with os_errors(f"remove {path.directory}"):
+        _remove_tree(system, _removed_name(path))
 
 
 def _removed_name(path: DiskPath) -> str:
@@ -181,4 +189,5 @@ __all__ = [
     "remove_vm_directory",
     "require_directory_unused",
     "require_unused_at",
+    "sweep_removed_at",
 ]

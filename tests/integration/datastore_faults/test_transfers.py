@@ -46,9 +46,7 @@ class Walk:
 
     def again(self, mount: Path) -> None:
         self.work(mount)
-        found = vm_transfers.files(mount)
-        assert self.action.end(found) == "new"
-        assert vm_transfers.leftovers(found) == []
+        self.action.require_done(vm_transfers.files(mount))
 
 
 @pytest.fixture(params=ACTIONS)

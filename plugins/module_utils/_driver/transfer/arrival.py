@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ..._core.directory import open_file_at
+from ..._core.directory import opened_file_at
 from ..._core.errors import TransferFailed, os_errors
 from ..._core.records import dataclass
 from ..._image.backing_names import rename_layers
@@ -65,13 +65,9 @@ class Arrival:
         entry = next(entry for entry in staging.tree if entry.path == self.name)
         name = entry.target if entry.kind == LINK else entry.path
         path = f"{staging.place}/{name}"
-        with os_errors(f"write {path}"):
-            descriptor = open_file_at(staging.data, name, os.O_RDWR)
-        try:
+        with os_errors(f"write {path}"), opened_file_at(staging.data, name, os.O_RDWR) as descriptor:
             if disk_size(descriptor, self.format, path) < self.size:
                 grow_opened(descriptor, self.format, self.size, path, timeout=TIMEOUT)
-        finally:
-            os.close(descriptor)
 
 
 __all__ = ["Arrival"]
