@@ -493,6 +493,7 @@ def actions(host: str, other: str) -> dict[str, Action]:
             clone_shared,
             named(SHARED, 1),
             {**named(SHARED, 1), **named(HOST, 1, {0: 1})},
+            between=({**named(SHARED, 1), f"{HOST}.snap/0": filled(1)},),
         ),
         "ln, shared": Action(
             "shared",

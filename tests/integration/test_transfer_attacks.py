@@ -28,7 +28,7 @@ LYING = vm_transfers.actions("lying", "localhost")
 
 #: A program in the place of python3 of a host. It reads a request as the engine does, and then lies.
 LIAR = """
-import json, os, struct, sys
+import hashlib, json, struct, sys
 def send(message):
     line = message if isinstance(message, bytes) else json.dumps(message).encode() + b"\\n"
     sys.stdout.buffer.write(line)
@@ -37,6 +37,11 @@ def frame(kind, length, data=b""):
     send(struct.pack(">cQ", kind, length) + data)
 def entry(path, kind="file", mode=0o644, mtime=1, size=0, data=0, target="", version=0):
     return locals()
+def finish():
+    digest = json.loads(stdin.readline())["position"][2]
+    frame(b"E", 32, hashlib.sha256(bytes.fromhex(digest)).digest())
+    stdin.readline()
+    send({"result": None})
 print("granary.vmstore is here", flush=True)
 stdin = sys.stdin.buffer
 stdin.read(int(stdin.readline()))
@@ -133,7 +138,7 @@ def lies(bridges: Any, tree: Tree, name: str, program: str) -> Files:
 
 @pytest.mark.parametrize("lie", FILES)
 def test_a_host_that_sends_other_files(shared_bridges: Any, tree: Tree, lie: str) -> None:
-    lies(shared_bridges, tree, "mvds, ssh raw", FILES[lie])
+    lies(shared_bridges, tree, "mvds, ssh raw", f"{FILES[lie]}\nfinish()")
 
 
 @pytest.mark.parametrize("lie", POSITIONS)
