@@ -130,6 +130,28 @@ options:
         both have the same list and are in one directory.
       - If the other image is renamed, removed, or created again under its name, the clone does not change.
     type: str
+  from_disk:
+    description:
+      - The disk of a virtual machine (VM) that a new image is a copy of, such as a VM that was prepared as a template.
+        The disk is one of M(granary.vmstore.vm_disk).
+      - The disk of a running VM is copied as it is at one moment, while the VM runs on. The guest agent freezes the
+        file systems of the guest for this moment, if the agent responds.
+      - The image has the format of the disk and no backing file. The datastore has no bridge list.
+      - If the disk changes afterwards, the image does not change.
+    type: dict
+    suboptions:
+      vm:
+        description: Name or id of the VM.
+        type: str
+        required: true
+      disk:
+        description: Number of the disk.
+        type: int
+        default: 0
+      snapshot:
+        description: Name of a snapshot of the disk, see M(granary.vmstore.vm_disk_snapshot). The default is the present
+          data of the disk.
+        type: str
   size:
     description:
       - Size in MiB of a new empty image of type V(os) or V(datablock). With V(G) or V(T), the size is in GiB or TiB,
@@ -217,6 +239,8 @@ options:
         attachments of the module granary.vmstore.image_attachment are seen. A user other than root does not see the
         open files of other users.
       - Data that a running program has open is not replaced even with V(true).
+      - An image with disks of virtual machines is not removed even with V(true), and its data is not replaced if a disk
+        is the image itself or a linked clone. Remove the disks with the module granary.vmstore.vm_disk first.
       - If the data of a persistent image is lost, the changes of its domains are lost, too. Such an image is only
         created again with V(true).
       - If the data of all images of a datastore is missing, its file system may not be mounted. Images are created

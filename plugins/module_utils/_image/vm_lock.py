@@ -20,7 +20,7 @@ import struct
 from collections.abc import Iterator
 
 from .._core.directory import open_file_at
-from .._core.errors import FULL, os_errors, printable
+from .._core.errors import FULL, NotFound, os_errors, printable
 from .._core.locks import retry_until
 from .vm_directory import DiskPath, opened_vm_directory
 
@@ -106,7 +106,7 @@ class _Lock:
         self._opened.close()
 
     def _close(self) -> None:
-        with contextlib.suppress(OSError):  # the name in the slot could not be written
+        with contextlib.suppress(OSError):  # the file only has names for messages
             os.close(self._file)
         self._file = -1
 
@@ -130,8 +130,9 @@ class _Lock:
         """Return whether the path still leads to the locked directory."""
         if os.fstat(self._file).st_nlink == 0:
             return False
-        with opened_vm_directory(self._path) as current:
+        with contextlib.suppress(NotFound), opened_vm_directory(self._path) as current:
             return os.path.samestat(os.fstat(current), os.fstat(self.directory))
+        return False
 
 
 def _open_lock_file(directory: int) -> int:

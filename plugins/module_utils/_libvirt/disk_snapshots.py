@@ -11,6 +11,8 @@ Facts about libvirt 9.0 and 11.3 with QEMU 7.2 and 10.0, for a disk whose path i
 * A block commit opens its base by that name. It reports success, and the data is lost. So files are merged by block
   pulls only, which write to nothing but the newest file.
 * A snapshot writes the chain with the wrong name into the definition, and the domain doesn't start with it.
+* After a block pull, QEMU 7.2 has the data in memory only. A QEMU that is killed then has lost it. A pause writes the
+  data to the file.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from .connection import Domain
 from .devices.disk import file_names, find_disk, targets
 from .domain_xml import obtain_child, parse, to_text
 from .edit import DefinitionEdit
+from .quiesce import quiesced
 from .running_disk import Layer, Progress, RunningDisk, aborted_on_error, wait_for_job
 
 
@@ -42,8 +45,8 @@ class DiskFile:
 def create_snapshot(disk: RunningDisk, overlay: str, switch: Callable[[], object]) -> None:
     """Let the running domain write to ``overlay``, so that the present files of the disk are a snapshot.
 
-    The domain has the overlay before the disk's own path leads there. If this process is killed in between, the
-    definition names the overlay, and the domain also starts with it.
+    The domain has the overlay before the disk's own path leads there. Meanwhile the definition names the overlay, so
+    that the domain starts with it wherever this process is killed.
 
     :arg overlay: a new qcow2 file on top of the present newest file.
     :arg switch: makes the disk's own path lead to ``overlay``.
@@ -61,9 +64,11 @@ def create_snapshot(disk: RunningDisk, overlay: str, switch: Callable[[], object
     text = _snapshot_xml(disk, overlay)
     with disk.calls("create a snapshot of"):
         disk.domain.handle.snapshotCreateXML(text, flags)
+    names_of_overlay = frozenset([os.path.normpath(overlay)])
     found = disk.domain.running_xml()
-    if found is not None and find_disk(parse(found), frozenset([os.path.normpath(overlay)])) is None:
+    if found is not None and find_disk(parse(found), names_of_overlay) is None:
         raise LibvirtFailed(f"libvirt did not let the {disk} write to {overlay!r}.")
+    _name_disk(disk.domain, names_of_overlay, overlay)
     switch()
     name_disk(disk.domain, disk.path)
 
@@ -85,13 +90,17 @@ def name_disk(domain: Domain, path: str) -> None:
 
     :raises StaleState, LibvirtFailed: see :meth:`DefinitionEdit.apply`.
     """
+    _name_disk(domain, file_names(path), path)
+
+
+def _name_disk(domain: Domain, names: frozenset[str], source: str) -> None:
     if not domain.is_persistent:
         return
     edit = DefinitionEdit(domain)
-    element = find_disk(edit.root, file_names(path))
+    element = find_disk(edit.root, names)
     if element is None:
         return
-    obtain_child(element, "source").set("file", path)
+    obtain_child(element, "source").set("file", source)
     for backing in element.findall("backingStore"):
         element.remove(backing)
     edit.allow_additions(element)
@@ -105,20 +114,39 @@ def merge_files(
     """Copy the data of all files between the newest file and ``files[base]`` into the newest file.
 
     Afterwards ``files[base]`` is the backing file of the newest file, and the running domain has closed the files
-    between them. Their content is unchanged. If this process is killed, QEMU completes the work.
+    between them. Their content is unchanged. They can be removed when this function has returned, not before. If this
+    process is killed, QEMU completes the work, and a repeated call is still needed before files are removed.
 
     :arg files: all files of the disk, each before its backing file, as their headers say.
-    :arg base: the number of all files leaves the newest file without a backing file.
+    :arg base: 1 merges nothing. The number of all files leaves the newest file without a backing file.
     :arg deadline: seconds. Afterwards the work is stopped, and the chain is as before.
-    :raises Conflict: a job is under way on the disk, or the domain has other files open.
+    :raises Conflict: a job is under way on the disk, the domain has other files open, or the domain is paused.
     :raises TimedOut: the deadline has passed.
     :raises LibvirtFailed: a file can't be read or written.
     """
     disk.check_idle()
     layers = disk.layers()
     _check_files(disk, files, layers)
-    if base == 1:
-        return
+    if disk.domain.is_halted:
+        raise Conflict(
+            f"The files of the {disk} can't be merged while the domain is paused, because QEMU does not write all data "
+            "to the file then: resume the domain, or shut it off."
+        )
+    if base > 1:
+        _merge(disk, files, base, layers, deadline, progress)
+    # A pause writes the data to the file, also the data of an earlier merge whose process was killed.
+    with quiesced(disk.domain, method="suspend"):
+        pass
+
+
+def _merge(
+    disk: RunningDisk,
+    files: Sequence[DiskFile],
+    base: int,
+    layers: Sequence[Layer],
+    deadline: float,
+    progress: Progress | None,
+) -> None:
     handle, names = disk.domain.handle, disk.domain.libvirt
     with disk.calls("merge the files of"):
         if base == len(files):

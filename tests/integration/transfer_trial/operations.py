@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from typing import Any
 
 from .._core.directory import opened_directory
-from .._core.part_directory import remove_at
+from .._core.part_directory import remove_all
 from .._remote.serve import Handlers, Request
 from .._remote.transfer import Route, push_tree
 from .._remote.tree import Source
@@ -25,12 +27,24 @@ def begin(_request: Request, peer: TreePeer | None, log: Callable[[str], object]
             peer.receive(opened, directory)
         return "stored"
 
+    def put_until_full(directory: str, limit: int) -> str:
+        """Receive a tree into a file system that other programs fill meanwhile."""
+        read_into, left = peer.read_into, [limit]
+
+        def limited(buffer: memoryview) -> None:
+            left[0] -= len(buffer)
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            read_into(buffer)
+
+        peer.read_into = limited
+        return put(directory)
+
     def get(directory: str, names: dict[str, str]) -> str:
         """Send files of a directory, and then remove them."""
         with opened_directory(directory) as opened:
-            if peer.send(Source(opened, directory, names)) is not None:
-                for name in names:
-                    remove_at(opened, name)
+            peer.send(Source(opened, directory, names))
+            remove_all(opened, names)
         return "removed"
 
     def read(directory: str, names: dict[str, str]) -> str:
@@ -51,6 +65,7 @@ def begin(_request: Request, peer: TreePeer | None, log: Callable[[str], object]
     handlers: dict[str, Callable[..., Any]] = {
         "get": get,
         "put": put,
+        "put_until_full": put_until_full,
         "pass_on": pass_on,
         "read": read,
     }
