@@ -106,6 +106,50 @@ POSITIONS = {
 }
 
 
+SECRET = b"a secret of root " * 1000
+
+#: Actions that meet the files of another user. The front-end's files are root's.
+HOST_ACTIONS = [name for name, action in ACTIONS.items() if action.driver != "shared"]
+
+
+def link(target: str) -> Callable[[Path], object]:
+    return lambda path: path.symlink_to(target)
+
+
+def directory_with_link(path: Path) -> None:
+    """Create a part directory whose lock file is a link."""
+    path.mkdir(0o700)
+    (path / "lock").symlink_to("../../../../outside/secret")
+
+
+#: Files that another user has put into the place of the host's files, each with its path and the function that
+#: creates it. Links to ``outside`` lead to files of root.
+PLANTS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "disk is a link": ("0/5/disk.0", link("../../../../outside/secret")),
+    "disk is a link to nothing": ("0/5/disk.0", link("../../../../outside/new")),
+    "disk is a FIFO": ("0/5/disk.0", os.mkfifo),
+    "disk is a directory": ("0/5/disk.0", Path.mkdir),
+    "disk is a device": ("0/5/disk.0", lambda path: os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 5))),
+    "disk is a socket": ("0/5/disk.0", lambda path: os.mknod(path, 0o600 | stat.S_IFSOCK)),
+    "snapshots are a link": ("0/5/disk.0.snap", link("../../../../outside/directory")),
+    "snapshots are a FIFO": ("0/5/disk.0.snap", os.mkfifo),
+    "a snapshot is a link": ("0/5/disk.0.snap/0", link("../../../../../outside/secret")),
+    "a snapshot is a FIFO": ("0/5/disk.0.snap/0", os.mkfifo),
+    "a new snapshot is a link": ("0/5/disk.0.snap/3", link("../../../../../outside/secret")),
+    "snapshots lead elsewhere": ("0/5/disk.0.snap/disk.0.snap", link("../../../../../outside/directory")),
+    "VM directory is a link": ("0/5", link("../../../outside/vm")),
+    "datastore is a link": ("0", link("../../outside/datastore")),
+    "monitor is a link": ("0/.monitor", link("../../../outside/secret")),
+    "monitor is a FIFO": ("0/.monitor", os.mkfifo),
+    "lock is a link": ("0/5/.disks.lock", link("../../../../outside/secret")),
+    "lock is a FIFO": ("0/5/.disks.lock", os.mkfifo),
+    "mark is a link": ("0/5/.disk.0.moved", link("../../../../outside/secret")),
+    "removed directory is a link": ("0/.5.removed", link("../../../outside/directory")),
+    "part is a link": (f"0/5/.{'a' * 32}.part", link("../../../../outside/directory")),
+    "lock of a part is a link": (f"0/5/.{'a' * 32}.part", directory_with_link),
+}
+
+
 class Tree:
     """Files of a front-end and of hosts, and files of root beside them."""
 
@@ -149,3 +193,113 @@ def test_a_host_that_needs_other_data(shared_bridges: Any, tree: Tree, lie: str)
 @pytest.mark.parametrize("result", ["7", "[]", "{'a': 1}", "False"])
 def test_a_host_with_another_result(shared_bridges: Any, tree: Tree, result: str) -> None:
     lies(shared_bridges, tree, "snap_create, ssh raw", f"send({{'result': {result}}})")
+
+
+def facts_of(path: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Return everything about files that an attack could change."""
+    found = {}
+    for one in (path, *path.rglob("*")):
+        status = one.stat()
+        found[str(one)] = (status.st_mode, status.st_uid, one.read_bytes() if one.is_file() else b"")
+    return found
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_files_of_another_user(tree: Tree, plant: str) -> None:
+    for path in ("vm/disk.0", "datastore/5/disk.0", "directory/0", "secret"):
+        (tree.outside / path).parent.mkdir(parents=True, exist_ok=True)
+        (tree.outside / path).write_bytes(SECRET)
+    (tree.outside / "secret").chmod(0o600)
+    before = facts_of(tree.outside)
+    path, make = PLANTS[plant]
+    for name in HOST_ACTIONS:
+        tree.prepare(ACTIONS[name])
+        host, planted = tree.root / "host", tree.root / "host" / path
+        if planted.is_symlink() or planted.is_file():
+            planted.unlink()
+        elif planted.exists():
+            shutil.rmtree(planted)
+        planted.parent.mkdir(parents=True, exist_ok=True)
+        make(planted)
+        for one in (host, *host.rglob("*")):
+            os.lchown(one, TENANT, TENANT)
+        with contextlib.suppress(VmstoreError):
+            vm_transfers.run(ACTIONS[name], tree.root)
+        assert facts_of(tree.outside) == before, name
+        assert not any(SECRET[:100] in data for data in vm_transfers.files(tree.root).values()), name
+        shutil.rmtree(tree.root)
+
+
+def overwritten(path: Path, backing: str) -> str:
+    """Let a guest write a qcow2 header with a backing file to its raw disk, and return the new content's digest."""
+    header = path.with_name("header")
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-F", "raw", "-b", backing, header, "1M"]
+    subprocess.run(command, check=True)
+    with path.open("r+b") as file:
+        file.write(header.read_bytes()[:65536])
+    header.unlink()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("backing", ["/etc/passwd", "disk.0.snap/0", f"{IMAGE}.snap/0"])
+@pytest.mark.parametrize("name", [name for name in HOST_ACTIONS if ACTIONS[name].format == "raw"])
+def test_a_raw_disk_stays_raw(tree: Tree, name: str, backing: str) -> None:
+    action = ACTIONS[name]
+    tree.prepare(action)
+    before = vm_transfers.state_of(vm_transfers.files(tree.root), "raw")
+    written = {digest: overwritten(tree.root / path, backing) for path, digest in before.items()}
+    for checksum in tree.root.rglob("*.md5sum"):
+        checksum.write_text(hashlib.md5(checksum.with_suffix("").read_bytes()).hexdigest())
+    vm_transfers.run(action, tree.root)
+    found = vm_transfers.state_of(vm_transfers.files(tree.root), "raw")
+    if name.startswith("resize"):  # the old part of the disk
+        found = {path: digest for path, digest in found.items() if path.endswith(("/0", "/1"))}
+        assert found == {path: written[action.new[path]] for path in found}
+    else:
+        assert found == {path: written[digest] for path, digest in action.new.items()}
+
+
+def rebased(backing: str, layer: int = 0) -> Callable[[Path], object]:
+    """Return a function that gives a layer another backing file."""
+
+    def change(snapshots: Path) -> None:
+        command = ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", backing, snapshots / str(layer)]
+        subprocess.run(command, check=True)
+
+    return change
+
+
+def with_data_file(snapshots: Path) -> None:
+    """Let the current layer have its data in another file."""
+    (data := snapshots.parent.parent / "data").write_bytes(bytes(1 << 20))
+    (snapshots / "2").unlink()
+    options = f"data_file={data},data_file_raw=on"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, snapshots / "2", "1M"], check=True)
+    data.write_bytes(SECRET)
+
+
+#: Changes of the layers of a disk that read other files.
+LAYERS = {
+    "another file": rebased("/etc/passwd"),
+    "a relative name": rebased("../../../../../../../../etc/passwd"),
+    "another disk": rebased("disk.1.snap/0", 1),
+    "a server": rebased("nbd://127.0.0.1:9/x"),
+    "a description": rebased('json:{"driver": "file", "filename": "/etc/passwd"}'),
+    "a loop": rebased("disk.0.snap/2"),
+    "itself": rebased("disk.0.snap/0"),
+    "a data file": with_data_file,
+}
+#: Actions that read all layers.
+READING = [name for name in ("mvds, local", "cpds, local", "snap_create, local", "snap_delete, local")]
+
+
+@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize("change", LAYERS)
+def test_layers_that_read_other_files(tree: Tree, change: str, name: str) -> None:
+    tree.prepare(ACTIONS[name])
+    LAYERS[change](tree.root / "host/0/5/disk.0.snap")
+    before = vm_transfers.files(tree.root)
+    with pytest.raises(VmstoreError):
+        vm_transfers.run(ACTIONS[name], tree.root)
+    found = vm_transfers.files(tree.root)
+    assert {path: data for path, data in found.items() if not vm_transfers.KEPT.fullmatch(path)} == before
