@@ -26,8 +26,8 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.disk.snap
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC, ImageService
 from refusal import refused
+from vm_site import Site, complete, content, describe, states
 
-from .conftest import Site, complete, content, describe, states
 from .test_snapshot import DISKS, write
 
 
