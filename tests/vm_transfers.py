@@ -230,6 +230,7 @@ def write_layers(path: Path, numbers: list[int]) -> None:
 FRONT, SHARED, HOST, OTHER = f"frontend/1/{IMAGE}", f"host/1/{IMAGE}", "host/0/5/disk.0", "other/0/5/disk.0"
 
 
+@functools.cache
 def make(
     *parts: Callable[[Path], object], empty: tuple[str, ...] = ("frontend/1", "host", "other")
 ) -> Callable[[Path], None]:
