@@ -400,6 +400,12 @@ def running_bridges(root: Path) -> Iterator[Bridges]:
             server.terminate()
 
 
+@pytest.fixture(scope="session")
+def start_bridges() -> Callable[[Path], contextlib.AbstractContextManager[Bridges]]:
+    """Return :func:`running_bridges`. The bridges see what is mounted before they start."""
+    return running_bridges
+
+
 @pytest.fixture
 def bridges(tmp_path: Path) -> Iterator[Bridges]:
     with running_bridges(tmp_path / "bridged") as found:
