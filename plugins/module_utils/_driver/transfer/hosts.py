@@ -25,9 +25,6 @@ QUICK = 60.0
 #: Names and addresses of this host, beside its own name.
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
-#: The module that a host runs.
-PROGRAM = f"{__package__}.protocol"
-
 Log = Callable[[str], object]
 
 
@@ -46,7 +43,7 @@ def run(host: str, action: str, *arguments: Any, log: Log) -> Any:
     if is_this_host(host):
         return getattr(HostActions(None, log, push), action)(*arguments)
     operation = OPERATIONS[action]
-    with Session(host, kind="host", module=PROGRAM, log=log) as session:
+    with Session(host, kind="host", module=_program(), log=log) as session:
         refusal = session.handshake()
         if refusal is not None:
             raise HostUnreachable(f"{action} needs the host {host}, which can't be used: {refusal}.")
@@ -60,7 +57,7 @@ def push(host: str, action: str, *arguments: Any, source: Source, log: Log) -> A
     """
     if is_this_host(host):
         return getattr(HostActions(LocalSender(source), log, push), action)(*arguments)
-    route = Route(host, PROGRAM, log)
+    route = Route(host, _program(), log)
     return push_tree(route, action, OPERATIONS[action], _request(action, arguments), source, kinds=KINDS)
 
 
@@ -69,7 +66,7 @@ def pull(host: str, action: str, *arguments: Any, target: Target, log: Log) -> A
     if is_this_host(host):
         return getattr(HostActions(LocalReceiver(target), log, push), action)(*arguments)
     return pull_tree(
-        Route(host, PROGRAM, log),
+        Route(host, _program(), log),
         action,
         OPERATIONS[action],
         _request(action, arguments),
@@ -93,6 +90,13 @@ def receive_directory(origin: Place, path: str, monitor: str | None, *, log: Log
             pull(origin.host, "send_directory", origin.path, os.path.basename(path), target=target, log=log)
 
     HostActions(Sender, log, push).receive_directory(path, monitor)
+
+
+def _program() -> str:
+    """Return the module that a host runs. The import makes the module a part of each engine that has this module."""
+    from . import protocol  # the module imports this one
+
+    return protocol.__name__
 
 
 def _request(action: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
