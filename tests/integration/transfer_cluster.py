@@ -264,22 +264,40 @@ class Cluster:
             return self.root / "hosts" / machine / inner
         return self.datastores / inner
 
+    def inner(self, machine: str, path: Path) -> Path:
+        """Return the path by which a machine reaches a file. The argument is the path of the test."""
+        for place in (self.root / "hosts" / machine, self.datastores):
+            with contextlib.suppress(ValueError):
+                return self.datastores / path.relative_to(place)
+        return path
+
+    def execute(self, machine: str, *argv: object) -> str:
+        """Return the output of a command that runs as root on a machine."""
+        process = self._sshds.get(machine)
+        words = [str(word) for word in argv]
+        if process is None:
+            return shell(*words)
+        return shell("nsenter", f"--target={process.pid}", "--mount", "--uts", *words)
+
+    def places(self) -> dict[str, Path]:
+        """Return the directories with the datastores of each machine, as the test reaches them."""
+        return {FRONT_END: self.datastores, **{host: self.root / "hosts" / host for host in HOSTS}}
+
     def entries(self) -> dict[str, os.stat_result]:
         """Return every path below the datastores of all machines, with its stat data. The keys are those of the
         recordings.
         """
         found = {}
-        places = {"fe": self.datastores, **{host: self.root / "hosts" / host for host in HOSTS}}
-        for name, place in places.items():
+        for name, place in self.places().items():
             for directory, directories, files in os.walk(place):
                 for one in (*directories, *files):
                     path = os.path.join(directory, one)
-                    found[f"{name}:{os.path.relpath(path, place)}"] = os.lstat(path)
+                    found[f"{'fe' if name == FRONT_END else name}:{os.path.relpath(path, place)}"] = os.lstat(path)
         return found
 
     def clear(self) -> None:
         """Remove all data of the datastores of all machines."""
-        for place in (self.datastores, *(self.root / "hosts" / host for host in HOSTS)):
+        for place in self.places().values():
             for datastore in place.iterdir():
                 for path in datastore.iterdir():
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

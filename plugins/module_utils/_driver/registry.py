@@ -23,8 +23,8 @@ DATASTORE_DRIVERS = ("fs", "virtiofs")
 SHARED_TRANSFER_DRIVERS = ("shared", "qcow2")
 TRANSFER_DRIVERS = ("ssh", "local", *SHARED_TRANSFER_DRIVERS, "virtiofs")
 
-#: The drivers of system datastores on hosts that can have disks of images on shared storage (spec: storage-driver, "Mixed
-#: Transfer modes").
+#: The transfer drivers of system datastores that can have disks of images on shared storage (spec: storage-driver,
+#: "Mixed Transfer modes").
 MIXED_SYSTEM_DRIVERS = ("ssh", "local")
 
 
@@ -87,7 +87,7 @@ def transfer_class(name: str, system_driver: str | None = None) -> type[Transfer
 
 
 def transfer_scripts(name: str) -> tuple[str, ...]:
-    """Return the names of the scripts of a transfer driver: each action, and in mixed mode ``<action>.<system driver>``."""
+    """Return the names of the scripts of a transfer driver: the actions, and ``<action>.<system driver>`` in mixed mode."""
     from .transfer.base import TRANSFER_ACTIONS
 
     system_drivers = MIXED_SYSTEM_DRIVERS if name in SHARED_TRANSFER_DRIVERS else ()

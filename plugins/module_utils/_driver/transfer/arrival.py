@@ -11,9 +11,9 @@ import os
 from ..._core.directory import open_file_at
 from ..._core.errors import TransferFailed, os_errors
 from ..._core.records import dataclass
+from ..._image.backing_names import rename_layers
 from ..._image.image_file import disk_size
 from ..._image.layout import snapshot_directory
-from ..._image.backing_names import rename_layers
 from ..._image.resize import grow_opened
 from ..._image.snapshots import TIMEOUT
 from ..._remote.staging import Staging
