@@ -123,6 +123,7 @@ SHARED = {
         "test_cloud_init.py",
         "test_hostile_guest.py",
         "test_readme.py",
+        "test_running_disks.py",
         "test_site.py",
         "test_virtiofs_daemon.py",
         "test_virtiofs_export.py",

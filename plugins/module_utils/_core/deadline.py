@@ -164,7 +164,7 @@ def _answer(descriptor: int, function: Callable[[], Iterable[object]]) -> NoRetu
     Whatever happens, the child process ends without running the parent's handlers or writing its buffers.
     """
     try:
-        _let_go(descriptor)
+        close_inherited(descriptor)
         try:
             for answer in function():
                 _send(descriptor, ("answer", answer))
@@ -177,9 +177,12 @@ def _answer(descriptor: int, function: Callable[[], Iterable[object]]) -> NoRetu
         os._exit(0)
 
 
-def _let_go(kept: int) -> None:
-    """Close all descriptors except that of the pipe. A child process that hangs would keep the parent's locks, and
-    readers of the parent's output would wait for the child.
+def close_inherited(*kept: int) -> None:
+    """Close all descriptors of a child process except ``kept``, and give it no standard input and output. Signals act
+    as by default.
+
+    A child process that hangs would keep the parent's locks, and readers of the parent's output would wait for the
+    child.
     """
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
@@ -188,7 +191,7 @@ def _let_go(kept: int) -> None:
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
     for name in os.listdir("/proc/self/fd"):
-        if int(name) not in (0, 1, 2, kept):
+        if int(name) not in (0, 1, 2, *kept):
             with contextlib.suppress(OSError):  # the descriptor of the listed directory itself
                 os.close(int(name))
 
@@ -225,4 +228,4 @@ def _revive(cls: type[VmstoreError], values: tuple[object, ...], attributes: dic
     return error
 
 
-__all__ = ["iterate_with_deadline", "run_all_with_deadline", "run_with_deadline"]
+__all__ = ["close_inherited", "iterate_with_deadline", "run_all_with_deadline", "run_with_deadline"]

@@ -298,7 +298,7 @@ class ImageFiles:
         with os_errors(f"write {snapshot_directory(self.image)}"):
             if self.snapshots is not None and not self.is_linked_to_itself():
                 with contextlib.suppress(FileExistsError):
-                    os.symlink(".", snapshot_directory(self.name), dir_fd=self.snapshots)
+                    make_link(self.snapshots, snapshot_directory(self.name), ".")
 
     def _status(self, number: int | None) -> os.stat_result:
         directory, name = self.place(number)
@@ -340,6 +340,17 @@ class ImageFiles:
 def is_same_path(name: str, path: str) -> bool:
     """Return whether a name is the absolute path ``path``, apart from repeated slashes."""
     return name.startswith("/") and [part for part in name.split("/") if part] == path.split("/")[1:]
+
+
+def make_link(directory: int, name: str, target: str) -> None:
+    """Create a symbolic link in an open directory. If root creates the link, it belongs to the owner of the directory.
+
+    :raises OSError: the link can't be created. :raises FileExistsError: the name exists.
+    """
+    os.symlink(target, name, dir_fd=directory)
+    owner = owner_like(directory)
+    if owner is not None:
+        os.chown(name, *owner, dir_fd=directory, follow_symlinks=False)
 
 
 def owner_like(descriptor: int) -> tuple[int, int] | None:
@@ -390,4 +401,4 @@ def files_in(
             os.close(snapshots)
 
 
-__all__ = ["ImageFiles", "Pointer", "files_in", "is_same_path", "opened_files", "owner_like"]
+__all__ = ["ImageFiles", "Pointer", "files_in", "is_same_path", "make_link", "opened_files", "owner_like"]

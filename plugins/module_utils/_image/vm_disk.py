@@ -23,7 +23,7 @@ from .._core.errors import Conflict, InvalidInput, NotFound, os_errors
 from .._core.paths import absolute
 from .._core.records import dataclass
 from .._core.temporary import new_part_name
-from .image_files import ImageFiles, Pointer, files_in, is_same_path, opened_files, owner_like
+from .image_files import ImageFiles, Pointer, files_in, is_same_path, make_link, opened_files, owner_like
 from .layout import checksum_file, is_image_name, snapshot_directory, snapshot_number
 from .new_image import NewImage, new_image, remove_files
 from .still import StillFiles, is_used, require_unused
@@ -283,19 +283,17 @@ def replace_link(directory: int, path: DiskPath, target: str) -> None:
     with os_errors(f"write {path.path}"):
         for left in reversed(range(_ATTEMPTS)):
             name = new_part_name()
-            os.symlink(target, name, dir_fd=directory)
             try:
+                make_link(directory, name, target)
                 os.rename(name, path.name, src_dir_fd=directory, dst_dir_fd=directory)
                 break
             except FileNotFoundError:
                 if not left:
                     raise
             except OSError:
-                os.unlink(name, dir_fd=directory)
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=directory)
                 raise
-        if os.geteuid() == 0:
-            owner = os.fstat(directory)
-            os.chown(path.name, owner.st_uid, owner.st_gid, dir_fd=directory, follow_symlinks=False)
         sync_opened(directory)
 
 

@@ -11,7 +11,6 @@ may have left, is replaced. So every action can be repeated.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping, Sequence
 
 from .._core.directory import sync_opened
@@ -19,7 +18,7 @@ from .._core.errors import Conflict, InvalidInput, NotFound, os_errors
 from .backing_names import set_backing_directory
 from .copy import foresee_conversion, foresee_copy
 from .image_file import disk_size
-from .image_files import ImageFiles, files_in, opened_files, owner_like
+from .image_files import ImageFiles, files_in, make_link, opened_files, owner_like
 from .layout import snapshot_directory
 from .new_image import new_image
 from .resize import grow_opened
@@ -178,7 +177,7 @@ def _last_layer(files: ImageFiles) -> int:
         if not numbers:
             directory, name = opened.place(0)
             with os_errors(f"write {place}"):
-                os.symlink(files.image, name, dir_fd=directory)
+                make_link(directory, name, files.image)
                 sync_opened(directory)
         number = numbers[-1] if numbers else 0
         set_backing_directory(opened, snapshot_directory(files.image), snapshot_directory(files.name))

@@ -115,6 +115,8 @@ def delete_snapshot(record: DiskRecord, snapshot: int, *, deadline: float = DEAD
             return False
         disk.require_settled()
         disk.require_unused_by(snapshot)
+        with disk.opened_data():  # refuses files that refer to other ones
+            pass
         foresee_in(disk.files, "snap_delete", disk.format, snapshot)
         return delete_from(disk.files, disk.format, snapshot)
 
@@ -188,6 +190,7 @@ def _prepare(disk: OpenDisk, snapshot: int) -> int:
     again.
     """
     number, files = snapshot + 1, disk.files
+    files.chain(snapshot)  # refuses files that refer to other ones
     if files.has(number) and not _is_replaceable(disk, number, snapshot):
         return number
     with disk.new_file() as part:

@@ -55,7 +55,10 @@ def locked_disk(
     try:
         retry_until(lock.attempt, deadline=deadline, what=path.path, holder=lock.holder)
         lock.sign(f"{doing} (process {os.getpid()} on {os.uname().nodename})")
-        yield lock.directory
+        try:
+            yield lock.directory
+        finally:
+            lock.sign("")
     finally:
         lock.release()
 
@@ -100,7 +103,6 @@ class _Lock:
                 os.pwrite(self._file, name.encode()[:_SLOT].ljust(_SLOT, b"\0"), self._slot * _SLOT)
 
     def release(self) -> None:
-        self.sign("")
         self._opened.close()
 
     def _close(self) -> None:
@@ -141,15 +143,18 @@ def _open_lock_file(directory: int) -> int:
         if not stat.S_ISREG(status.st_mode) or not is_ours:
             raise OSError(errno.EINVAL, f"{LOCK_FILE} is not a regular file of the directory's owner")
 
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
-        with contextlib.suppress(FileExistsError):
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
             descriptor = os.open(LOCK_FILE, flags, 0o600, dir_fd=directory)
-            if os.geteuid() == 0:
-                os.fchown(descriptor, owner.st_uid, owner.st_gid)
-            return descriptor
-        with contextlib.suppress(FileNotFoundError):
-            return open_file_at(directory, LOCK_FILE, os.O_RDWR | os.O_NONBLOCK, check=check)
+        except FileExistsError:
+            try:
+                descriptor = open_file_at(directory, LOCK_FILE, os.O_RDWR | os.O_NONBLOCK, check=check)
+            except FileNotFoundError:
+                continue  # another action has removed it
+        if os.geteuid() == 0 and os.fstat(descriptor).st_uid != owner.st_uid:
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        return descriptor
 
 
 __all__ = ["DEADLINE", "LOCK_FILE", "locked_disk"]

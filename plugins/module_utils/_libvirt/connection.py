@@ -124,6 +124,14 @@ class Hypervisor:
             raise DependencyNotFound(f"domain: libvirt has no domain with the name or UUID {reference!r} on this host.")
         return found
 
+    def domain_by_uuid(self, uuid: str) -> Domain:
+        """Return the domain with this UUID. Another domain may have the UUID as its name.
+
+        :raises NotFound: there is no such domain.
+        """
+        with self.calls(f"look up the domain {uuid}"):
+            return Domain(self, self._connection.lookupByUUIDString(uuid))
+
     def domains(self) -> list[Domain]:
         """Return every domain, running or not, by name."""
         with self.calls("list its domains"):
@@ -132,50 +140,54 @@ class Hypervisor:
 
 
 class Domain:
-    """A domain of a :class:`Hypervisor`. Every method raises :class:`NotFound` once the domain is gone."""
+    """A domain of a :class:`Hypervisor`. Every method raises :class:`NotFound` once the domain is gone.
+
+    ``handle`` is the object of libvirt's library. Other modules of this package call it in a block of :meth:`calls`.
+    """
 
     def __init__(self, hypervisor: Hypervisor, handle: Any) -> None:
-        self._hypervisor = hypervisor
-        self._libvirt = hypervisor.libvirt
-        self._handle = handle
+        self.hypervisor = hypervisor
+        self.libvirt = hypervisor.libvirt
+        self.handle = handle
         self.name: str = handle.name()
         self.uuid: str = handle.UUIDString()
 
-    def _calls(self, doing: str) -> contextlib.AbstractContextManager[None]:
-        return self._hypervisor.calls(f"{doing} the domain {self.name!r}")
+    def calls(self, doing: str) -> contextlib.AbstractContextManager[None]:
+        """Convert libvirt's errors. ``doing`` names the attempt up to the domain, such as ``define``."""
+        return self.hypervisor.calls(f"{doing} the domain {self.name!r}")
 
     @property
     def is_persistent(self) -> bool:
-        with self._calls("look at"):
-            return bool(self._handle.isPersistent())
+        with self.calls("look at"):
+            return bool(self.handle.isPersistent())
 
     @property
     def is_running(self) -> bool:
         """Return whether the domain has a QEMU process. A paused domain has one, too."""
-        with self._calls("look at"):
-            return bool(self._handle.isActive())
+        with self.calls("look at"):
+            return bool(self.handle.isActive())
 
     @property
     def is_halted(self) -> bool:
         """Return whether the processors are stopped, so that the guest handles no request."""
-        with self._calls("look at"):
-            state, _reason = self._handle.state()
+        with self.calls("look at"):
+            state, _reason = self.handle.state()
         return state in (
-            self._libvirt.VIR_DOMAIN_PAUSED,
-            self._libvirt.VIR_DOMAIN_PMSUSPENDED,
-            self._libvirt.VIR_DOMAIN_CRASHED,
+            self.libvirt.VIR_DOMAIN_PAUSED,
+            self.libvirt.VIR_DOMAIN_PMSUSPENDED,
+            self.libvirt.VIR_DOMAIN_CRASHED,
         )
 
     def persistent_xml(self, *, secrets: bool = True) -> str:
         """Return the definition with its secrets. A definition without them would delete the secrets."""
-        flags = self._libvirt.VIR_DOMAIN_XML_INACTIVE | (self._libvirt.VIR_DOMAIN_XML_SECURE if secrets else 0)
-        with self._calls("read"):
-            return str(self._handle.XMLDesc(flags))
+        flags = self.libvirt.VIR_DOMAIN_XML_INACTIVE | (self.libvirt.VIR_DOMAIN_XML_SECURE if secrets else 0)
+        with self.calls("read"):
+            return str(self.handle.XMLDesc(flags))
 
     def running_xml(self) -> str | None:
         """Return the XML of the running domain; ``None`` while the domain is shut off."""
-        with self._calls("read"):
-            text = str(self._handle.XMLDesc(0))
+        with self.calls("read"):
+            text = str(self.handle.XMLDesc(0))
         return text if self.is_running else None
 
     def saved_xml(self) -> str | None:
@@ -183,17 +195,17 @@ class Domain:
 
         The state has the devices of that time, whatever the definition has now.
         """
-        with self._calls("read the saved state of"):
-            return self._handle.managedSaveGetXMLDesc(0) if self._handle.hasManagedSaveImage(0) else None
+        with self.calls("read the saved state of"):
+            return self.handle.managedSaveGetXMLDesc(0) if self.handle.hasManagedSaveImage(0) else None
 
     def define(self, text: str, *, validate: bool = True) -> None:
         """Replace the definition.
 
         :arg validate: checks ``text`` against libvirt's schema first, because libvirt drops unknown elements silently.
         """
-        flags = self._libvirt.VIR_DOMAIN_DEFINE_VALIDATE if validate else 0
-        with self._calls("define"):
-            self._handle.connect().defineXMLFlags(text, flags)
+        flags = self.libvirt.VIR_DOMAIN_DEFINE_VALIDATE if validate else 0
+        with self.calls("define"):
+            self.handle.connect().defineXMLFlags(text, flags)
 
     def restore(self, text: str) -> None:
         """Put back a definition that :meth:`persistent_xml` returned, unless the domain was undefined meanwhile."""
@@ -202,13 +214,13 @@ class Domain:
 
     def start(self) -> None:
         """Start the domain."""
-        with self._calls("start"):
-            self._handle.create()
+        with self.calls("start"):
+            self.handle.create()
 
     def destroy(self) -> None:
         """Turn the power of the running domain off."""
-        with self._calls("destroy"):
-            self._handle.destroy()
+        with self.calls("destroy"):
+            self.handle.destroy()
 
     def shut_down(self, deadline: float) -> bool:
         """Request the guest of the running domain to shut down and wait until the domain is off.
@@ -218,8 +230,8 @@ class Domain:
         """
         end = time.monotonic() + deadline
         while self.is_running and time.monotonic() < end:
-            with contextlib.suppress(LibvirtFailed), self._calls("shut down"):  # the domain may have shut down just now
-                self._handle.shutdown()
+            with contextlib.suppress(LibvirtFailed), self.calls("shut down"):  # the domain may have shut down just now
+                self.handle.shutdown()
             with contextlib.suppress(LockTimeout):
                 retry_until(
                     lambda: not self.is_running,
@@ -230,8 +242,8 @@ class Domain:
 
     def attach(self, device: str) -> None:
         """Plug a device into the running domain."""
-        with self._calls("plug the device into"):
-            self._handle.attachDeviceFlags(device, self._libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        with self.calls("plug the device into"):
+            self.handle.attachDeviceFlags(device, self.libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     def detach(self, device: str, is_gone: Callable[[str], bool], deadline: float) -> bool:
         """Request the guest of the running domain to release a device and wait for the release.
@@ -242,8 +254,8 @@ class Domain:
         :return: whether the guest released the device.
         """
         start = time.monotonic()
-        with self._calls("unplug the device from"):
-            self._handle.detachDeviceFlags(device, self._libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        with self.calls("unplug the device from"):
+            self.handle.detachDeviceFlags(device, self.libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
         def attempt() -> bool:
             text = self.running_xml()

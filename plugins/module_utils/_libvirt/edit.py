@@ -18,6 +18,12 @@ from .domain_xml import devices, parse, pretty, to_text
 #: Upper bound of the time in which a guest releases a device, in seconds.
 UNPLUG_DEADLINE = 20
 
+#: The reason for which a change of the definition of a domain with a saved state has no effect.
+SAVED_STATE = (
+    "the domain has a saved state, which its next start resumes with the old devices, unless 'virsh "
+    "managedsave-remove' forgets it"
+)
+
 
 class DefinitionEdit:
     """A change of the definition of ``domain``: the caller edits :attr:`root`, and :meth:`apply` defines the result."""
@@ -132,4 +138,4 @@ class RunningDevice:
         return self.domain.detach(to_text(element), lambda text: self.find(parse(text)) is None, UNPLUG_DEADLINE)
 
 
-__all__ = ["UNPLUG_DEADLINE", "DefinitionEdit", "RunningDevice"]
+__all__ = ["SAVED_STATE", "UNPLUG_DEADLINE", "DefinitionEdit", "RunningDevice"]

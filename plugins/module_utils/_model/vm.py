@@ -134,7 +134,7 @@ class BackupConfig:
 
 @dataclass(frozen=True)
 class Vm:
-    """A VM with its newest history record, which has its present placement.
+    """A VM with its newest history record. During a migration, this is the record of the destination.
 
     :arg deploy_id: the domain's name or UUID in libvirt; ``None`` for a VM that hasn't been deployed.
     :arg host: the name of the host.

@@ -42,7 +42,7 @@ def serve(
     :arg kinds: the dataclasses that the request may contain, by name.
     :arg begin: returns the handlers. Its arguments are the request, the data behind the request, and a function that
         writes a log line. The data is a :class:`.Received`, the result of ``peer``, or ``None``.
-    :arg peer: returns the other side of an operation that sends or receives a tree (:class:`.TreePeer`), from standard
+    :arg peer: returns the other side of an operation that sends or receives a tree (:func:`.open_peer`), from standard
         input, from a file that writes to the other side, and from the request.
     """
     import signal

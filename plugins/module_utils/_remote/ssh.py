@@ -16,6 +16,9 @@ CONNECT_TIMEOUT = 10
 #: Interval between two probes of a silent host in seconds. After three probes without a reply, ssh(1) fails.
 ALIVE_INTERVAL = 15
 
+#: Bytes of /proc/cpuinfo that contain the features of the first processor.
+CPU_INFO = 8192
+
 #: Exit code of ssh(1) if ssh(1) itself failed.
 SSH_FAILED = 255
 
@@ -41,6 +44,21 @@ def ssh_command(destination: str, command: str, *, port: int | None = None, opti
     return ["ssh", "-T", *(word for one in fixed for word in ("-o", one)), *options, "--", destination, command]
 
 
+def fast_cipher(host: str) -> tuple[str, ...]:
+    """Return options of ssh(1) for bulk data: of the ciphers that the configuration allows for ``host``, AES-GCM comes
+    first. With AES instructions it takes half the time of the default, ChaCha20.
+    """
+    from .._core.command import run
+
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        if " aes " not in file.read(CPU_INFO):
+            return ()
+    found = run(["ssh", "-G", "--", host], accept=None, timeout=CONNECT_TIMEOUT)
+    allowed = next((line.split(" ", 1)[1] for line in found.stdout.splitlines() if line.startswith("ciphers ")), "")
+    ciphers = sorted(allowed.split(","), key=lambda cipher: "-gcm@" not in cipher)
+    return ("-c", ",".join(ciphers)) if allowed else ()
+
+
 def script_command(host: str, script: str, *, timeout: float) -> list[str]:
     """Return the arguments that run a POSIX sh script on ``host``. The user's ssh configuration for the host applies.
 
@@ -55,4 +73,4 @@ def script_command(host: str, script: str, *, timeout: float) -> list[str]:
     return ssh_command(check_host("bridge_list", host), command)
 
 
-__all__ = ["CONNECT_TIMEOUT", "SSH_FAILED", "TIMED_OUT", "script_command", "ssh_command"]
+__all__ = ["CONNECT_TIMEOUT", "SSH_FAILED", "TIMED_OUT", "fast_cipher", "script_command", "ssh_command"]

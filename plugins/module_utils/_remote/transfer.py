@@ -14,8 +14,9 @@ from typing import Any
 
 from .._core.errors import HostUnreachable, TransferFailed
 from .._core.part_directory import remove_unheld_directory
-from .._core.records import dataclass
+from .._core.records import dataclass, replace
 from .._core.temporary import new_part_name
+from .ssh import fast_cipher
 from .staging import Staging
 from .tree import Source, Tree, digest_of
 from .tree_exchange import Broken, confirm, receive_tree, send_tree
@@ -29,6 +30,9 @@ from .wire import Operation
 PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0)
 PROGRESS = SEGMENT
 
+#: Data in bytes from which on the choice of a cipher pays.
+BULK = 16 << 20
+
 #: Upper bound of the connections of one transfer.
 MOST_CONNECTIONS = 100
 
@@ -39,7 +43,7 @@ class Route:
 
     :arg kind: the role of the host in messages.
     :arg module: the module that the host runs, see :func:`.command_for`.
-    :arg options: further options of ssh(1).
+    :arg options: further options of ssh(1). The default for much data is :func:`.fast_cipher`.
     """
 
     host: str
@@ -50,6 +54,10 @@ class Route:
 
     def connect(self) -> TreeSession:
         return TreeSession(self.host, kind=self.kind, module=self.module, log=self.log, options=self.options)
+
+    def for_bulk(self) -> Route:
+        """Return the route with options for much data."""
+        return self if self.options else replace(self, options=fast_cipher(self.host))
 
 
 def push_tree(
@@ -76,7 +84,8 @@ def push_tree(
         send_tree(session, source, tree)
         return session.read_result(operation, kinds)
 
-    return _Transfer(route, action).run(attempt)
+    is_bulk = sum(entry.data for entry in tree) >= BULK
+    return _Transfer(route.for_bulk() if is_bulk else route, action).run(attempt)
 
 
 def pull_tree(
@@ -101,7 +110,7 @@ def pull_tree(
     :raises TransferFailed: the connection broke, and new ones did not help.
     :raises VmstoreError: the error of the operation, or the data can't be stored.
     """
-    transfer = _Transfer(route, action)
+    transfer = _Transfer(route.for_bulk(), action)
     place = os.readlink(f"/proc/self/fd/{directory}")
     received: list[Tree] = []
 

@@ -48,7 +48,6 @@ class TreePeer:
         self._part = str(request["transfer"])
         if not is_part_name(self._part):
             raise ValueError("transfer")
-        self._mark = take_over(self._part)  # until the process ends
         self._received = request.get("received")
 
     def send(self, source: Source) -> Tree | None:
@@ -108,16 +107,17 @@ class TreePeer:
         return Broken("The front-end is gone.")
 
 
-def take_over(transfer: str) -> socket.socket:
-    """End the process of an earlier connection of the same transfer, and return a mark by which later connections find
-    this process. The mark lasts until it is closed.
+def open_peer(stdin: IO[bytes], answers: IO[bytes], request: Mapping[str, Any]) -> TreePeer:
+    """Return the peer of the only operation of this process, see :func:`.serve.serve`.
 
-    A host doesn't notice that a network is cut. So the earlier process can still wait for data, and hold locks.
+    A host doesn't notice that a network is cut. So the process of an earlier connection of the same transfer can still
+    wait for data, and hold locks. It is ended.
 
     :raises LockTimeout: the earlier process doesn't end.
     """
+    peer = TreePeer(stdin, answers, request)
     mark = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    address = b"\0granary.vmstore" + transfer.encode()  # in the abstract namespace, without a file (unix(7))
+    address = b"\0granary.vmstore" + str(request["transfer"]).encode()  # abstract: there is no file (unix(7))
 
     def attempt() -> bool:
         try:
@@ -130,12 +130,9 @@ def take_over(transfer: str) -> socket.socket:
         mark.listen(1)
         return True
 
-    try:
-        retry_until(attempt, deadline=END_DEADLINE, what="of an earlier connection of the transfer")
-    except BaseException:
-        mark.close()
-        raise
-    return mark
+    retry_until(attempt, deadline=END_DEADLINE, what="of an earlier connection of the transfer")
+    mark.detach()  # later connections find this process by the socket until the process ends
+    return peer
 
 
 def _end_process(address: bytes) -> None:
@@ -149,4 +146,4 @@ def _end_process(address: bytes) -> None:
             os.kill(process, signal.SIGKILL)
 
 
-__all__ = ["PULL", "PUSH", "TreePeer", "take_over"]
+__all__ = ["PULL", "PUSH", "TreePeer", "open_peer"]

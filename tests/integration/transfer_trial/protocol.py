@@ -19,10 +19,10 @@ OPERATIONS = {
 def serve(stdin: IO[bytes]) -> None:
     """Run one operation."""
     from .._remote import serve as serving
-    from .._remote.tree_peer import TreePeer
+    from .._remote.tree_peer import open_peer
     from .operations import begin
 
-    serving.serve(stdin, operations=OPERATIONS, kinds={}, begin=begin, peer=TreePeer)
+    serving.serve(stdin, operations=OPERATIONS, kinds={}, begin=begin, peer=open_peer)
 
 
 def request(action: str, *arguments: Any) -> dict[str, Any]:

@@ -55,8 +55,8 @@ def test_a_domain_that_vanished_is_named_and_nothing_is_printed() -> None:
         hypervisor = Hypervisor("test:///default")
         domain = hypervisor.domain("test")
         text = domain.persistent_xml()
-        domain._handle.destroy()
-        domain._handle.undefine()
+        domain.handle.destroy()
+        domain.handle.undefine()
         print(hypervisor.find_domain("test"))
         domain.persistent_xml()
         """

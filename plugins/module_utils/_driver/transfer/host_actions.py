@@ -17,11 +17,11 @@ from ..._core.errors import Conflict, NotFound, TransferFailed, os_errors
 from ..._core.files import replace_file
 from ..._image.image_files import owner_like
 from ..._image.layout import snapshot_directory
-from ..._image.new_image import new_image
+from ..._image.new_image import NewImage
 from ..._image.snapshots import merge
 from ..._image.vm_directory import DiskPath, opened_system_datastore, opened_vm_directory, parse_disk_path
-from ..._image.vm_disk import DiskRecord, check_image, opened_disk, unchanged
-from ..._image.vm_disk_data import copy_disk, grow_disk
+from ..._image.vm_disk import DiskRecord, OpenDisk, check_image, opened_disk, unchanged
+from ..._image.vm_disk_data import grow_disk
 from ..._image.vm_disk_new import clone_image, foresee_merge, link_image, make_disk
 from ..._image.vm_disk_snapshots import create_snapshot, delete_snapshot, revert_snapshot
 from ..._image.vm_lock import locked_disk
@@ -36,7 +36,8 @@ from ..._remote.staging import Staging
 from ..._remote.tree import Source, Tree
 from .arrival import Arrival
 from .disk_source import FilesSource, disk_source
-from .local_peer import LocalSender
+from .live_disks import RunningVm, copy_of_running, remove_snapshot, take_snapshot
+from .local_peer import LocalReceiver, LocalSender, Target
 from .operations import Placement
 
 #: The file in a system datastore that names its transfer driver for the probes of a front-end (spec: storage-driver,
@@ -92,19 +93,37 @@ class HostActions:
             return exists_at(directory, _moved_mark(parsed)) and not exists_at(directory, parsed.name)
         return False
 
-    def save(self, record: DiskRecord, snapshot: int | None, name: str) -> None:
-        """Send the data of a disk or of a snapshot as one file under the name of a new image."""
-        with opened_disk(record, doing="cpds") as disk, disk.opened_data(snapshot) as reads, unchanged(reads):
-            if snapshot is None:
-                disk.require_settled()
+    def save(self, record: DiskRecord, snapshot: int | None, vm: RunningVm | None, name: str) -> None:
+        """Send the data of a disk or of a snapshot as one file under the name of a new image.
+
+        :arg vm: the domain of the disk, if it may run.
+        """
+        with opened_disk(record, doing="cpds") as disk, contextlib.ExitStack() as stack:
+            part = None
+            if snapshot is None and vm is not None and disk.is_used():
+                part = stack.enter_context(copy_of_running(disk, vm))
+            if part is None:
+                part = self._copy_unused(disk, snapshot, name, stack)
+            if part is not None:
+                self._peer.send(Source(part.directory, part.place, {part.name: name}))
+
+    def _copy_unused(
+        self, disk: OpenDisk, snapshot: int | None, name: str, stack: contextlib.ExitStack
+    ) -> NewImage | None:
+        """Return a temporary image with the data of a snapshot, or of a disk that no program uses. A single file is
+        sent itself, and the result is ``None``.
+        """
+        if snapshot is None:
+            disk.require_settled()
+        with disk.opened_data(snapshot) as reads, unchanged(reads):
             if len(reads) == 1:
                 number = disk.files.active() if snapshot is None else disk.files.data_of(snapshot)
                 self._peer.send(FilesSource(disk.files, {name: number}, {}))
-                return
-            with disk.new_file() as part:
-                foresee_merge(reads, record.format, part.directory)
-                merge(reads, record.format, part)
-                self._peer.send(Source(part.directory, part.place, {part.name: name}))
+                return None
+            part = stack.enter_context(disk.new_file())
+            foresee_merge(reads, disk.format, part.directory)
+            merge(reads, disk.format, part)
+            return part
 
     # Directories of VMs
 
@@ -184,14 +203,13 @@ class HostActions:
                 disk.require_unused("go back to its image")
                 remove_disk_at(disk.directory, disk.path)
 
-    def save_here(self, record: DiskRecord, snapshot: int | None, image: str) -> None:
+    def save_here(self, record: DiskRecord, snapshot: int | None, vm: RunningVm | None, image: str) -> None:
         """Create an image of this host with the data of a disk or of a snapshot."""
         directory, name = os.path.split(check_image(image))
+        arrival = Arrival(name, name, record.format)
         with os_errors(f"write {image}"), opened_directory(directory) as opened:
-            with new_image(opened, owner=owner_like(opened)) as part:
-                copy_disk(record, part, snapshot=snapshot)
-                part.publish(opened, name)
-                sync_opened(opened)
+            target = Target(opened, directory, arrival.publish, owner_like(opened), arrival.accept)
+            HostActions(LocalReceiver(target), self._log, self._push).save(record, snapshot, vm, name)
 
     # Disks in their place
 
@@ -205,8 +223,18 @@ class HostActions:
     def snap_create(self, record: DiskRecord, snapshot: int, whole: bool) -> None:
         create_snapshot(record, snapshot, whole=whole)
 
-    def snap_delete(self, record: DiskRecord, snapshot: int) -> None:
-        delete_snapshot(record, snapshot)
+    def snap_create_live(self, record: DiskRecord, snapshot: int, whole: bool, vm: RunningVm) -> None:
+        take_snapshot(record, snapshot, whole, vm)
+
+    def snap_delete(self, record: DiskRecord, snapshot: int, vm: RunningVm | None) -> None:
+        """Remove a snapshot.
+
+        :arg vm: the domain of the disk, if it may run.
+        """
+        if vm is None:
+            delete_snapshot(record, snapshot)
+        else:
+            remove_snapshot(record, snapshot, vm)
 
     def snap_revert(self, record: DiskRecord, snapshot: int) -> None:
         revert_snapshot(record, snapshot)

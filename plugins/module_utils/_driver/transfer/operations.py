@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from ..._core.records import dataclass
 from ..._image.vm_disk import DiskRecord
 from ..._remote.wire import Operation
+from .live_disks import RunningVm
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,13 @@ OPERATIONS = {
     "save_here": Operation(),
     "send_directory": Operation(),
     "snap_create": Operation(),
+    "snap_create_live": Operation(),
     "snap_delete": Operation(),
     "snap_revert": Operation(),
     "unlink": Operation(),
 }
 
 #: The dataclasses of requests, by name.
-KINDS: Mapping[str, type] = {"DiskRecord": DiskRecord, "Placement": Placement}
+KINDS: Mapping[str, type] = {"DiskRecord": DiskRecord, "Placement": Placement, "RunningVm": RunningVm}
 
 __all__ = ["KINDS", "OPERATIONS", "Placement"]

@@ -45,7 +45,7 @@ class SharedTransferDriver(StoringDriver):
         self._run(disk.host, "unlink", DiskRecord(disk.path, self._facts(disk, vm).require_format(), image))
 
     def cpds(self, disk: Place, image: str, snapshot: int | None, vm: int) -> None:
-        self._run(disk.host, "save_here", self._record(disk, vm), snapshot, image)
+        self._run(disk.host, "save_here", self._record(disk, vm), snapshot, self._saving(vm), image)
 
     def _is_move(self, origin: Place, target: Place) -> bool:
         return origin.path != target.path

@@ -66,7 +66,7 @@ class SshTransferDriver(StoringDriver):
 
     def cpds(self, disk: Place, image: str, snapshot: int | None, vm: int) -> None:
         record = self._record(disk, vm)
-        self._pull_image(disk, image, record.format, "save", record, snapshot)
+        self._pull_image(disk, image, record.format, "save", record, snapshot, self._saving(vm))
 
     def _pull_image(self, disk: Place, image: str, image_format: str, action: str, *arguments: Any) -> None:
         """Run an operation that sends a disk, and replace the files of an image by its files."""

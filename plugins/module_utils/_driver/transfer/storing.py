@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 
-from ..._core.errors import HostUnreachable, NotFound
+from ..._core.errors import Conflict, HostUnreachable, NotFound
 from ..._core.records import TYPE_CHECKING
 from ..._image.vm_disk import DiskRecord
-from ..._model.vm import DISK_RESIZE
+from ..._model.vm import DISK_RESIZE, DISK_SNAPSHOT_DELETE, HOTPLUG_SAVEAS
 from . import hosts
 from .base import TransferDriver
+from .live_disks import RunningVm
 from .operations import Placement
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from ..._model.vm import VmDisk
 
 MEBIBYTE = 2**20
+
+#: The ways in which a guest stops writing, by the FS_FREEZE of a front-end.
+QUIESCE = {"AGENT": "agent", "SUSPEND": "suspend"}
 
 #: Prefix of the name of a disk. The other files that actions name are a kernel and an initial RAM disk.
 DISK = "disk."
@@ -84,8 +88,26 @@ class StoringDriver(TransferDriver):
     def snap_create(self, disk: Place, snapshot: int, vm: int) -> None:
         self._run(disk.host, "snap_create", self._record(disk, vm), snapshot, self._copies_whole)
 
+    def snap_create_live(self, disk: Place, snapshot: int, vm: int) -> None:
+        running = self._running(vm)
+        if running is None:
+            raise Conflict(f"The VM {vm} has no domain, so {disk} can't get a snapshot while the VM runs.")
+        self._run(disk.host, "snap_create_live", self._record(disk, vm), snapshot, self._copies_whole, running)
+
     def snap_delete(self, disk: Place, snapshot: int, vm: int) -> None:
-        self._run(disk.host, "snap_delete", self._record(disk, vm), snapshot)
+        running = self._running(vm, DISK_SNAPSHOT_DELETE)
+        self._run(disk.host, "snap_delete", self._record(disk, vm), snapshot, running)
+
+    def _saving(self, vm: int) -> RunningVm | None:
+        """Return the domain of a VM that runs while a disk is saved as an image."""
+        return self._running(vm, HOTPLUG_SAVEAS)
+
+    def _running(self, vm: int, *states: int) -> RunningVm | None:
+        """Return the domain of a VM in one of ``states``, or ``None``. Without states, any state is accepted."""
+        facts = self.facts.vm(vm)
+        if facts.deploy_id is None or (states and facts.lcm_state not in states):
+            return None
+        return RunningVm(facts.deploy_id, QUIESCE.get(facts.backup.fs_freeze or "", "auto"))
 
     def snap_revert(self, disk: Place, snapshot: int, vm: int) -> None:
         self._run(disk.host, "snap_revert", self._record(disk, vm), snapshot)

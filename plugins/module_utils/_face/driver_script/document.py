@@ -11,15 +11,12 @@ import binascii
 from ..._core.errors import InvalidInput
 from ..._core.records import TYPE_CHECKING
 from .datastore_document import DATASTORE
-from .elements import Element, layout, parse_into, shorten
+from .elements import LONGEST, Element, layout, parse_into, shorten
 
 if TYPE_CHECKING:
     from typing import IO
 
     from .elements import Layout
-
-#: Upper bound of the XML in bytes.
-LONGEST = 64 << 20
 
 #: Upper bound of a document whose base64 is kept, in bytes. A variable of the environment can hold a little more
 #: (execve(2)).
@@ -119,4 +116,4 @@ def _is_base64(encoded: bytes) -> bool:
     return not any(encoded[start : min(start + PIECE, end)].translate(None, ALPHABET) for start in range(0, end, PIECE))
 
 
-__all__ = ["LONGEST", "STANDARD_INPUT", "Document", "read_document", "read_xml"]
+__all__ = ["STANDARD_INPUT", "Document", "read_document", "read_xml"]

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     #: Names of elements that are kept, each with the names in it. An element without names in it has a text.
     Layout = dict[str, "Layout"]
 
+#: Upper bound of a document in bytes.
+LONGEST = 64 << 20
+
 #: Upper bound of the elements that are kept of a document.
 MOST_ELEMENTS = 1 << 18
 
@@ -228,4 +231,4 @@ def shorten(data: bytes) -> str:
     return data[:16].decode(errors="replace")
 
 
-__all__ = ["Element", "escape", "layout", "parse_document", "parse_into", "shorten"]
+__all__ = ["LONGEST", "Element", "escape", "layout", "parse_document", "parse_into", "shorten"]

@@ -100,7 +100,7 @@ class FrontEnd(VmFacts):
         """
         endpoint = parse_endpoint(ENDPOINT, self._environment.get(ENDPOINT) or LOCAL)
         path = self._session_path()
-        self._session = self._session or read_session(path)
+        self._session = self._session or _read_session(path)
         called = " ".join((method, *map(str, parameters[:1])))
         answer = call(endpoint, method, (self._session, *parameters), self._timeout)
         if answer.code == 0:
@@ -133,7 +133,7 @@ def _refusal(answer: Answer, what: str, session: str, path: str) -> VmstoreError
     return (NotFound if answer.code == MISSING else FrontEndFailed)(f"{what} ({message}){remedy}.")
 
 
-def read_session(path: str) -> str:
+def _read_session(path: str) -> str:
     """Return the user and the password in a file, as a front-end expects them: ``<user>:<password>``.
 
     :raises InvalidInput: the file has something else.
@@ -151,4 +151,4 @@ def read_session(path: str) -> str:
     return session
 
 
-__all__ = ["FrontEnd", "read_session"]
+__all__ = ["FrontEnd"]

@@ -16,6 +16,7 @@ from time import monotonic
 from ..._core.digits import is_decimal
 from ..._core.errors import FrontEndFailed, InvalidInput, TimedOut, printable
 from ..._core.records import TYPE_CHECKING, dataclass
+from .elements import LONGEST
 
 if TYPE_CHECKING:
     from socket import SOCK_STREAM, getaddrinfo, socket, timeout
@@ -25,9 +26,6 @@ else:
         from _socket import SOCK_STREAM, getaddrinfo, socket, timeout
     except ImportError:  # a Python other than CPython
         from socket import SOCK_STREAM, getaddrinfo, socket, timeout
-
-#: Upper bound of the body of a response in bytes.
-LONGEST = 64 << 20
 
 #: Upper bound of the headers of a response in bytes.
 LONGEST_HEAD = 64 << 10
@@ -241,4 +239,4 @@ def _why(error: OSError) -> str:
     return printable(getattr(error, "verify_message", None) or error.strerror or str(error))
 
 
-__all__ = ["LONGEST", "Endpoint", "failed", "parse_endpoint", "post"]
+__all__ = ["Endpoint", "failed", "parse_endpoint", "post"]

@@ -47,14 +47,7 @@ def parse_vm(xml: bytes, origin: str) -> Vm:
     :arg origin: the place where the document comes from, for messages.
     :raises InvalidInput: the document isn't XML, or an element is missing or can't be used.
     """
-    return vm_of(parse_document(xml, "VM", VM, origin))
-
-
-def vm_of(vm: Element) -> Vm:
-    """Return the VM of an element.
-
-    :raises InvalidInput: an element is missing or can't be used.
-    """
+    vm = parse_document(xml, "VM", VM, origin)
     history = "HISTORY_RECORDS/HISTORY"
     records = vm.all(history)
     if not records:
@@ -91,8 +84,7 @@ def _disk_of(disk: Element, snapshots: dict[int, tuple[VmSnapshot, ...]]) -> VmD
         disk_id=disk_id,
         type=disk.require("TYPE").strip().lower(),
         size_mb=disk.read_number("SIZE"),
-        # A front-end sets both to the same value. FORMAT is the format that the datastore driver returned. DRIVER is
-        # the older name.
+        # A front-end sets both to the format that the datastore driver returned. DRIVER is the older name.
         format=(disk.get("FORMAT").strip() or disk.get("DRIVER").strip()).lower() or None,
         image_id=disk.find_number("IMAGE_ID"),
         datastore_id=disk.find_number("DATASTORE_ID"),
@@ -132,4 +124,4 @@ def _require_distinct(path: str, numbers: list[int]) -> None:
         seen.add(number)
 
 
-__all__ = ["parse_vm", "read_vm", "vm_of"]
+__all__ = ["parse_vm", "read_vm"]

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
-from ..._core.errors import Conflict
-from ..domain_xml import attribute, devices
+from ..domain_xml import attribute
+from .disk import Disk, choose_target, create_disk, disks
 
 
 def cdrom_of(root: ET.Element, path: str) -> ET.Element | None:
     """Return the CD-ROM drive that holds the image ``path``."""
-    for disk in devices(root).findall("disk"):
-        if disk.get("device") == "cdrom" and attribute(disk, "source", "file") == path:
-            return disk
-    return None
+    return next((element for element, disk in disks(root) if (disk.device, disk.source) == ("cdrom", path)), None)
 
 
 def create_cdrom(root: ET.Element, path: str) -> ET.Element:
@@ -28,17 +25,8 @@ def create_cdrom(root: ET.Element, path: str) -> ET.Element:
     :raises Conflict: every drive of the bus is in use.
     """
     machine = attribute(root, "os/type", "machine") or ""
-    bus, prefix = ("ide", "hd") if machine == "pc" or "i440fx" in machine else ("sata", "sd")
-    used = {attribute(disk, "target", "dev") for disk in devices(root).findall("disk")}
-    free = [prefix + letter for letter in "abcdefghijklmnopqrstuvwxyz" if prefix + letter not in used]
-    if not free:
-        raise Conflict(f"The domain has no free {bus.upper()} drive for the seed {path}.")
-    disk = ET.Element("disk", {"type": "file", "device": "cdrom"})
-    ET.SubElement(disk, "driver", {"name": "qemu", "type": "raw"})
-    ET.SubElement(disk, "source", {"file": path})
-    ET.SubElement(disk, "target", {"dev": free[0], "bus": bus})
-    ET.SubElement(disk, "readonly")
-    return disk
+    bus = "ide" if machine == "pc" or "i440fx" in machine else "sata"
+    return create_disk(Disk(path, "raw", choose_target(bus, root), bus, device="cdrom", read_only=True))
 
 
 __all__ = ["cdrom_of", "create_cdrom"]

@@ -27,15 +27,10 @@ from ..._libvirt.devices.filesystem import (
 from ..._libvirt.devices.memory import memory_is_shared
 from ..._libvirt.devices.pci import has_free_slot
 from ..._libvirt.domain_xml import parse, pretty
-from ..._libvirt.edit import UNPLUG_DEADLINE, RunningDevice
+from ..._libvirt.edit import SAVED_STATE, UNPLUG_DEADLINE, RunningDevice
 from .daemon import has_died, report_daemon
 from .domain_restart import RestartPlan
 from .domains import shares
-
-SAVED_STATE = (
-    "the domain has a saved state, which its next start resumes with the old devices, unless 'virsh "
-    "managedsave-remove' forgets it"
-)
 
 
 def plan_plug(plan: RestartPlan, domain: Domain, device: VirtioFs, seed: str | None) -> None:

@@ -13,10 +13,10 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import COPY_ATTRIBUTES
 from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.datastore_document import element_of
 from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.document import (
-    LONGEST,
     Document,
     read_document,
 )
+from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.elements import LONGEST
 from refusal import refused
 
 ROOT = "DS_DRIVER_ACTION_DATA"

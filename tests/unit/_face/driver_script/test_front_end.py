@@ -28,8 +28,8 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.datastore_document import (
     parse_datastore,
 )
+from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.elements import LONGEST
 from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.front_end import FrontEnd
-from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.http_post import LONGEST
 from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.vm_document import parse_vm
 from ansible_collections.granary.vmstore.plugins.module_utils._model.vm import Host
 from refusal import refused

@@ -1,0 +1,268 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The exchange of a tree between two peers: the receiver gets exactly the tree, or keeps its old files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core import errors
+from ansible_collections.granary.vmstore.plugins.module_utils._core.temporary import new_part_name
+from ansible_collections.granary.vmstore.plugins.module_utils._remote import tree_stream
+from ansible_collections.granary.vmstore.plugins.module_utils._remote.staging import Position, Staging
+from ansible_collections.granary.vmstore.plugins.module_utils._remote.stream import DATA, END, FRAME, HOLE
+from ansible_collections.granary.vmstore.plugins.module_utils._remote.tree import FILE, Entry, Source, digest_of
+from ansible_collections.granary.vmstore.plugins.module_utils._remote.tree_exchange import Broken
+from ansible_collections.granary.vmstore.plugins.module_utils._remote.tree_peer import TreePeer
+from ansible_collections.granary.vmstore.plugins.module_utils._remote.tree_stream import (
+    FAILURE,
+    SEGMENT_END,
+    BadData,
+    Digest,
+)
+from refusal import refused
+
+MIB = 1 << 20
+RANDOM = random.Random(1).randbytes(MIB)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    (path := tmp_path / "target").mkdir()
+    return path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Iterator[Source]:
+    """Return a tree with a file of 8 MiB, with data in its middle, and a small file behind."""
+    (directory := tmp_path / "source").mkdir()
+    with (directory / "a").open("wb") as file:
+        file.seek(3 * MIB)
+        file.write(RANDOM)
+        file.truncate(8 * MIB)
+    (directory / "b").write_bytes(b"small")
+    descriptor = os.open(directory, os.O_RDONLY)
+    yield Source(descriptor, str(directory), {"a": "a", "b": "b"})
+    os.close(descriptor)
+
+
+def receive(
+    sent: bytes, target: Path, *, part: str | None = None, commit: Callable[[Staging], object] = Staging.publish
+) -> list[dict[str, Any]]:
+    """Receive bytes into a directory, and return what the receiver answers."""
+    answers = io.BytesIO()
+    descriptor = os.open(target, os.O_RDONLY)
+    try:
+        peer = TreePeer(io.BufferedReader(io.BytesIO(sent)), answers, {"transfer": part or new_part_name()})
+        peer.receive(descriptor, str(target), commit)
+    finally:
+        os.close(descriptor)
+    return [json.loads(line) for line in answers.getvalue().splitlines()]
+
+
+def record(source: Source, position: Position | None = None) -> bytes:
+    """Return what a sender sends."""
+    tree = source.describe()
+    plain = [vars(entry) for entry in tree]
+    sent = [json.dumps({"tree": plain}).encode() + b"\n"]
+    tree_stream.send_data(
+        source, tree, position or Position(0, 0, digest_of(tree)), lambda data: sent.append(bytes(data))
+    )
+    return b"".join(sent)
+
+
+def test_a_tree_with_holes(source: Source, target: Path) -> None:
+    sent = record(source)
+    assert len(sent) < MIB + 2000
+    answers = receive(sent, target)
+    assert [list(answer) for answer in answers] == [["position"], ["received"]]
+    assert sorted(os.listdir(target)) == ["a", "b"]
+    assert (target / "a").read_bytes() == bytes(3 * MIB) + RANDOM + bytes(4 * MIB)
+    assert (target / "a").stat().st_blocks * 512 < 2 * MIB
+    assert (target / "b").read_bytes() == b"small"
+
+
+def test_a_byte_that_changed_on_the_way(source: Source, target: Path) -> None:
+    (target / "a").write_text("old")
+    sent = record(source)
+    begin = sent.index(b"\n") + 1
+    for position in (begin, begin + 3, begin + 8, begin + 30, begin + MIB, len(sent) - 60, len(sent) - 1):
+        damaged = bytearray(sent)
+        damaged[position] ^= 1
+        with pytest.raises(errors.TransferFailed):
+            receive(bytes(damaged), target)
+        assert (target / "a").read_text() == "old"
+        assert sorted(name for name in os.listdir(target) if not name.startswith(".")) == ["a"]
+
+
+def test_a_connection_that_breaks_anywhere_goes_on_from_the_verified_data(
+    source: Source, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree_stream, "SEGMENT", MIB // 4)
+    monkeypatch.setattr(tree_stream, "CHUNK", MIB // 16)
+    sent = record(source)
+    for length in range(0, len(sent), 111_111):
+        part = new_part_name()
+        with pytest.raises(Broken):
+            receive(sent[:length], target, part=part)
+        assert set(os.listdir(target)) <= {part}
+        answers: list[dict[str, Any]] = []
+        answer_from(source, target, part, answers)
+        index, offset, _digest = answers[0]["position"]
+        if length > MIB // 2:
+            assert (index, offset) > (0, 3 * MIB)
+        assert (target / "a").read_bytes() == bytes(3 * MIB) + RANDOM + bytes(4 * MIB)
+        assert sorted(os.listdir(target)) == ["a", "b"]
+        for name in os.listdir(target):
+            (target / name).unlink()
+
+
+def answer_from(source: Source, target: Path, part: str, answers: list[dict[str, Any]]) -> None:
+    """Send a tree with a second connection, from the position that the receiver names."""
+    ends = [os.pipe(), os.pipe()]
+    with contextlib.ExitStack() as stack:
+        files = [
+            stack.enter_context(os.fdopen(end, "wb" if n else "rb", -1 if not n else 0))
+            for pair in ends
+            for n, end in enumerate(pair)
+        ]
+        descriptor = os.open(target, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
+        receiver = TreePeer(files[0], files[3], {"transfer": part})
+        thread = threading.Thread(target=lambda: receiver.receive(descriptor, str(target)))
+        thread.start()
+        sender = TreePeer(files[2], files[1], {"transfer": new_part_name()})
+        read_message = sender.read_message
+
+        def note(seconds: float = 0) -> Any:
+            answers.append(dict(read_message(seconds)))
+            return answers[-1]
+
+        sender.read_message = note  # type: ignore[method-assign]
+        assert sender.send(source) is not None
+        thread.join()
+
+
+# Hostile senders
+
+
+def announce(*entries: Entry) -> bytes:
+    return json.dumps({"tree": [vars(entry) for entry in entries]}).encode() + b"\n"
+
+
+def sealed(entries: tuple[Entry, ...], *frames: bytes, kind: bytes = END) -> bytes:
+    """Return an announced tree with frames and a right digest."""
+    digest = Digest(digest_of(entries))
+    for frame in frames:
+        digest.update(frame)
+    return announce(*entries) + b"".join(frames) + FRAME.pack(kind, 32) + digest.cut()
+
+
+SMALL = (Entry("x", FILE, 0o644, 1, size=10, data=10),)
+SPARSE = (Entry("x", FILE, 0o644, 1, size=10, data=0),)
+
+
+def data(length: int) -> bytes:
+    return FRAME.pack(DATA, length) + bytes(length)
+
+
+@pytest.mark.parametrize(
+    ("tree", "frames"),
+    [
+        (SMALL, [data(11)]),
+        (SMALL, [data(5), data(6)]),
+        (SMALL, [data(10), data(1)]),
+        (SMALL, [data(5)]),
+        (SMALL, [FRAME.pack(HOLE, 11)]),
+        (SMALL, [FRAME.pack(HOLE, 1 << 63)]),
+        (SMALL, [data(5), FRAME.pack(HOLE, 6)]),
+        (SMALL, [data(0)]),
+        (SMALL, [FRAME.pack(HOLE, 0)]),
+        (SMALL, [FRAME.pack(b"Z", 1)]),
+        (SMALL, [FRAME.pack(END, 1 << 40)]),
+        (SMALL, [FRAME.pack(FAILURE, 1 << 40)]),
+        (SMALL, [FRAME.pack(FAILURE, 2) + b"{}"]),
+        (SPARSE, [data(10)]),
+    ],
+)
+def test_frames_that_are_not_those_of_the_tree(target: Path, tree: tuple[Entry, ...], frames: list[bytes]) -> None:
+    (target / "x").write_text("old")
+    with pytest.raises(BadData):
+        receive(sealed(tree, *frames), target)
+    assert {path.name: path.read_text() for path in target.iterdir()} == {"x": "old"}
+
+
+def test_what_was_sent_differs(target: Path) -> None:
+    sent = bytearray(sealed(SMALL, data(10)))
+    sent[-1] ^= 1
+    with refused(BadData, says="The data from the front-end was damaged on its way: the digests differ."):
+        receive(bytes(sent), target)
+    with refused(
+        BadData,
+        says="The front-end did not send the data that it announced: 11 bytes at 0 of 'x'.",
+    ):
+        receive(sealed(SMALL, data(11)), target)
+
+
+def test_empty_segments_for_ever(target: Path) -> None:
+    digest = Digest(digest_of(SMALL))
+    ends = b"".join(FRAME.pack(SEGMENT_END, 32) + digest.cut() for _number in range(5))
+    with refused(BadData, names=["empty segment"]):
+        receive(announce(*SMALL) + ends, target)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {},
+        {"tree": []},
+        {"tree": 1},
+        {"tree": [{"path": "x"}]},
+        {"tree": [vars(Entry("../x", FILE, 0o644, 1))]},
+        {"tree": [{**vars(Entry("x", FILE, 0o644, 1)), "more": 1}]},
+        {"tree": [{**vars(Entry("x", FILE, 0o644, 1)), "size": "1"}]},
+    ],
+)
+def test_descriptions_that_are_none(target: Path, line: dict[str, Any]) -> None:
+    with pytest.raises(errors.TransferFailed):
+        receive(json.dumps(line).encode() + b"\n", target)
+    assert os.listdir(target) == []
+
+
+def test_a_description_that_leads_out(target: Path) -> None:
+    with refused(
+        errors.TransferFailed,
+        says="The front-end sent an invalid message about files: '../x' isn't a path of names.",
+    ):
+        receive(announce(Entry("../x", FILE, 0o644, 1)), target)
+
+
+def test_more_data_than_there_is_room_for(target: Path) -> None:
+    with refused(
+        errors.NoSpace,
+        says=f"{target} has room for * bytes, and the data to receive has {1 << 60} bytes. Nothing was changed.",
+    ):
+        receive(announce(Entry("x", FILE, 0o644, 1, size=1 << 60, data=1 << 60)), target)
+    assert os.listdir(target) == []
+
+
+def test_a_file_larger_than_the_file_system_allows(target: Path) -> None:
+    with pytest.raises(errors.FileAccessFailed):
+        receive(announce(Entry("x", FILE, 0o644, 1, size=(1 << 63) - 1)), target)
+    assert os.listdir(target) == []
+
+
+def test_an_error_of_the_sender(target: Path) -> None:
+    message = json.dumps({"error": "StaleState", "message": "It changed."}).encode()
+    with refused(errors.StaleState, says="On the front-end: It changed."):
+        receive(announce(*SMALL) + data(5) + FRAME.pack(FAILURE, len(message)) + message, target)
+    assert os.listdir(target) == []
