@@ -183,14 +183,19 @@ def contents(cluster: Cluster, machine: str, path: Path, files: Path, image_form
     return found
 
 
+def is_qcow2(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"QFI\xfb"
+
+
 def check_files(cluster: Cluster) -> None:
-    """Require that all qcow2 files of all machines are consistent, and that all files belong to oneadmin and have holes."""
+    """Require that all qcow2 files are consistent, and that all files belong to oneadmin and have holes."""
     for machine, place in cluster.places().items():
         for path in place.rglob("*"):
             status = path.lstat()
             assert (status.st_uid, status.st_gid) == (999, 995), path
             assert status.st_blocks * 512 < 12 * MIB, f"holes of {path} were filled"
-            if stat.S_ISREG(status.st_mode) and path.open("rb").read(4) == b"QFI\xfb":
+            if stat.S_ISREG(status.st_mode) and is_qcow2(path):
                 cluster.execute(machine, "qemu-img", "check", "-q", "-U", "-f", "qcow2", cluster.inner(machine, path))
 
 

@@ -87,7 +87,7 @@ def transfer_class(name: str, system_driver: str | None = None) -> type[Transfer
 
 
 def transfer_scripts(name: str) -> tuple[str, ...]:
-    """Return the names of the scripts of a transfer driver: the actions, and ``<action>.<system driver>`` in mixed mode."""
+    """Return the names of the scripts of a transfer driver. In mixed mode, a name is ``<action>.<system driver>``."""
     from .transfer.base import TRANSFER_ACTIONS
 
     system_drivers = MIXED_SYSTEM_DRIVERS if name in SHARED_TRANSFER_DRIVERS else ()
