@@ -101,6 +101,7 @@ class Cluster:
         self.datastores = self.home / "datastores"
         self.remotes = self.home / "remotes"
         self.server = FrontEndServer()
+        self._port: int = self.server.server_address[1]
         self._ports: dict[str, int] = {}
         self._sshds: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -228,13 +229,28 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        port = self.server.server_address[1]
         return {
             "PATH": f"{self.root}/bin:{PATH}",
             "HOME": str(self.home),
             "LC_ALL": "C.UTF-8",
-            "ONE_XMLRPC": f"http://localhost:{port}/RPC2",
+            "ONE_XMLRPC": f"http://localhost:{self.port}/RPC2",
         }
+
+    @contextlib.contextmanager
+    def unreachable_api(self) -> Iterator[None]:
+        """Let actions use a port without a server, during a block."""
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            self._port = closed.getsockname()[1]
+            try:
+                yield
+            finally:
+                self._port = self.server.server_address[1]
+
+    @property
+    def port(self) -> int:
+        """Return the port of the API that actions use."""
+        return self._port
 
     def start(self, driver: str, action: str, *arguments: object) -> subprocess.Popen[str]:
         """Start an action."""

@@ -69,6 +69,9 @@ LINKED = {(8, 1), (4, 1), (4, 2)}
 #: Recorded calls about a running VM, which come with live actions.
 LIVE = {"ssh-cpds-1"}
 
+#: Calls whose changes the recording lacks, beside those on the host h3.
+UNRECORDED = {"local-clone-5"}
+
 #: Files of the engine's own in system datastores.
 OURS = (".disks.lock", ".monitor")
 
@@ -285,14 +288,13 @@ def changes(before: Entries, after: Entries) -> tuple[Paths, set[str], set[str]]
 # Defects
 
 
-def keeps_no_snapshots(added: Paths, removed: set[str], changed: set[str], all_before: set[str]) -> None:
-    """The removal of a disk left its snapshots."""
-    removed |= {path for path in all_before if any(path.startswith(f"{one}.snap") for one in set(removed))}
-
-
 #: Defects of the recorded drivers, by call: the defect, and the correct changes, which differ from the recorded ones by
 #: these paths. ``+`` is added, ``-`` removed, ``~`` changed, ``!`` none of them.
 WRONG: dict[str, tuple[str, tuple[str, ...]]] = {
+    "local-clone-1": (
+        "without the link, the layers of the disk could be opened only by the name of the disk",
+        ("+h1:0/22/disk.9.snap/disk.9.snap",),
+    ),
     "local-mvds-1": (
         "the disk stayed on the host, and the layers of the image had no backing file that exists",
         (
@@ -549,7 +551,7 @@ def test_a_recorded_call(name: str, empty: Cluster, templates: Mapping[str, Path
 
 def check_changes(replay: Replay, after: Entries, expected: tuple[Paths, set[str], set[str]]) -> None:
     found = changes(replay.before, after)
-    is_recorded = replay.call["argv"][0][:2] != "h3" and "h3:" not in " ".join(replay.call["argv"])
+    is_recorded = replay.name not in UNRECORDED and "h3:" not in " ".join(replay.call["argv"])
     if is_recorded or any(expected):
         assert found == expected
     for path, entry in after.items():
