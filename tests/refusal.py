@@ -1,6 +1,6 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The check that a block is refused with one error, by its class and fields.
+"""The check that a block is refused with one error, or that a module failed with one, by its class and fields.
 
 A test that compares words breaks with each better wording. So only one test of a message compares its whole sentence
 (``says``). All other tests of the message compare the class, the fields, and the objects that the message names.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -36,6 +36,22 @@ def refused(
     del caught
 
 
+def require_failure(
+    result: Mapping[str, Any],
+    kind: type[BaseException],
+    *,
+    says: str | None = None,
+    names: Iterable[object] = (),
+    option: str | None = None,
+) -> None:
+    """Require that a module failed with an error of exactly the class ``kind``.
+
+    :arg option: the refused option, for an ``InvalidInput``.
+    """
+    assert (result.get("error"), result.get("option")) == (kind.__name__, option), result
+    _check_message(result["msg"], says, names)
+
+
 def _check(
     error: BaseException,
     kind: type[BaseException],
@@ -45,9 +61,13 @@ def _check(
 ) -> None:
     assert error.__class__ is kind
     assert {name: getattr(error, name) for name in fields} == fields
-    assert [name for name in map(str, names) if name not in str(error)] == [], str(error)
-    if says is not None and not re.fullmatch(re.escape(says).replace(r"\*", ".*"), str(error), re.DOTALL):
-        assert str(error) == says
+    _check_message(str(error), says, names)
 
 
-__all__ = ["refused"]
+def _check_message(message: str, says: str | None, names: Iterable[object]) -> None:
+    assert [name for name in map(str, names) if name not in message] == [], message
+    if says is not None and not re.fullmatch(re.escape(says).replace(r"\*", ".*"), message, re.DOTALL):
+        assert message == says
+
+
+__all__ = ["refused", "require_failure"]

@@ -12,6 +12,10 @@ from __future__ import annotations
 class ModuleDocFragment:
     DOCUMENTATION = r"""
 options: {}
+notes:
+  - A failed run returns the class of the error in C(error), such as C(NoSpace), beside the sentence in C(msg). If the
+    value of an option is refused, C(option) is the name of the option. The guide to errors of the collection lists the
+    classes.
 attributes:
   check_mode:
     description:

@@ -217,6 +217,8 @@ options:
         attachments of the module granary.vmstore.image_attachment are seen. A user other than root does not see the
         open files of other users.
       - Data that a running program has open is not replaced even with V(true).
+      - An image with disks of virtual machines is not removed even with V(true), and its data is not replaced if a disk
+        is the image itself or a linked clone. Remove the disks with the module granary.vmstore.vm_disk first.
       - If the data of a persistent image is lost, the changes of its domains are lost, too. Such an image is only
         created again with V(true).
       - If the data of all images of a datastore is missing, its file system may not be mounted. Images are created

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 module: image_info
 short_description: Read images
 description:
-  - Reads the images of the catalog, each with the domains that use it.
+  - Reads the images of the catalog, each with the domains and the disks of virtual machines that use it.
   - Runs on the front-end.
 author:
   - The granary.vmstore developers (@granary)
@@ -66,6 +66,7 @@ images:
       uid_map:
       gid_map:
       attachments: []
+      disks: []
   contains:
     id:
       description: Its id. Ids are given from 0 on and never twice.
@@ -127,6 +128,11 @@ images:
       elements: dict
     attachments:
       description: The domains that use it, as RV(granary.vmstore.image_attachment#module:attachment) describes them.
+      type: list
+      elements: dict
+    disks:
+      description: The disks of virtual machines that are the image, or were cloned from it. Each has C(vm), C(host),
+        C(disk) and C(clone), which is null for the disk that is a persistent image.
       type: list
       elements: dict
 """

@@ -4,7 +4,8 @@
 
 The floor is ``python3 -c pass`` with the flags of the drivers' scripts. Images have 1 MiB, so that the figures are the
 cost of an action without data. ``export`` reads its image for a checksum. The image of 8 MiB comes from a server in
-this process, whose time doesn't count.
+this process, whose time doesn't count. The bridge is this host, and a program that starts a shell replaces ssh(1): the
+figures are the work of both sides without the network.
 """
 
 from __future__ import annotations
@@ -37,6 +38,12 @@ from measuring import (
 #: Largest ratios to the floor, and largest times in ms.
 TARGETS = {"rm": 3, "stat": 3, "monitor": 3, "rm, virtiofs": 2, "stat, virtiofs": 2, "monitor, virtiofs": 2}
 LIMITS = {"cp, raw, 8 MiB by HTTP": 100}
+
+#: Ending of the names of actions on a bridge, and the attributes of the datastore.
+BRIDGE = ", bridge"
+BRIDGED = "<TEMPLATE><BRIDGE_LIST>localhost</BRIDGE_LIST></TEMPLATE>"
+#: The program in place of ssh(1). The last argument is the command.
+SSH = '#!/bin/sh\nfor command; do :; done\nexec /bin/sh -c "$command"\n'
 
 #: Name of the image of each action.
 NAME = "0123456789abcdef0123456789abcdef"
@@ -113,6 +120,9 @@ def list_actions(store: Store, url: str) -> dict[str, tuple[str, str, Callable[[
         "cp, virtiofs": ("cp", "virtiofs", store.empty, {"PATH": store.files, "TYPE": 7}),
         "stat, virtiofs": ("stat", "virtiofs", store.empty, {"PATH": store.files, "TYPE": 7}),
         "rm, virtiofs": ("rm", "virtiofs", store.empty, {"SOURCE": store.files}),
+        f"mkfs, raw{BRIDGE}": ("mkfs", "fs", store.empty, {"FORMAT": "raw", "SIZE": 16}),
+        f"rm{BRIDGE}": ("rm", "fs", store.image, image),
+        f"monitor{BRIDGE}": ("monitor", "fs", store.empty, {}),
         "monitor, virtiofs": ("monitor", "virtiofs", store.empty, {}),
     }
 
@@ -126,9 +136,17 @@ def main() -> None:
         directory = stack.enter_context(make_directory(options.directory))
         front_end = FrontEnd(directory)
         store = Store(directory)
+        (programs := directory / "programs").mkdir()
+        (programs / "ssh").write_text(SSH)
+        (programs / "ssh").chmod(0o755)
+        os.environ["PATH"] = f"{programs}:{os.environ['PATH']}"
         url = stack.enter_context(serve(store.files))
         commands = {
-            name: (before, front_end.script(action, driver), build_document(store.path, image))
+            name: (
+                before,
+                front_end.script(action, driver),
+                build_document(store.path, image, *([BRIDGED] if name.endswith(BRIDGE) else [])),
+            )
             for name, (action, driver, before, image) in list_actions(store, url).items()
         }
         counts = {}

@@ -149,11 +149,11 @@ class FrontEnd:
         return [self.remotes / "datastore" / driver / action, "7"]
 
 
-def build_document(store: Path, image: Mapping[str, object]) -> bytes:
+def build_document(store: Path, image: Mapping[str, object], template: str = "<TEMPLATE/>") -> bytes:
     """Return the document that a front-end sends: the image datastore in ``store``, and the elements of the image."""
     elements = "".join(f"<{name}>{text}</{name}>" for name, text in {"TYPE": 0, **image}.items())
     datastore = (
-        f"<ID>100</ID><NAME>bench</NAME><TYPE>0</TYPE><TM_MAD>shared</TM_MAD><BASE_PATH>{store}</BASE_PATH><TEMPLATE/>"
+        f"<ID>100</ID><NAME>bench</NAME><TYPE>0</TYPE><TM_MAD>shared</TM_MAD><BASE_PATH>{store}</BASE_PATH>{template}"
     )
     return base64.b64encode(
         f"<DS_DRIVER_ACTION_DATA><IMAGE>{elements}</IMAGE><DATASTORE>{datastore}</DATASTORE></DS_DRIVER_ACTION_DATA>".encode()

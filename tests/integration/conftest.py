@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shlex
@@ -12,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ import pytest
 import yaml
 from lab import Lab
 from lab.guests import Guest
+from running_disks import LIBRARY, STORE, Machine
 from transfer_cluster import Cluster, running_cluster
 
 HERE = Path(__file__).parent
@@ -162,6 +165,31 @@ def domain(execute: Callable[..., str]) -> Iterator[Callable[..., str]]:
             name,
             check=False,
         )
+
+
+@pytest.fixture(scope="session")
+def engine(site: Lab) -> None:
+    """Copy the engine to the hosts, for programs of running_disks.py."""
+    data = io.BytesIO()
+    utils = "ansible_collections/granary/vmstore/plugins/module_utils"
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        archive.add(HERE.parents[1] / "plugins" / "module_utils", utils)
+    for host in ("hv1", "old"):
+        site.ssh(host, f"mkdir -p {LIBRARY}; tar -x -C {LIBRARY}", stdin=data.getvalue())
+
+
+@pytest.fixture(params=["hv1", "old"])
+def machine(
+    engine: None, domain: Callable[..., str], execute: Callable[..., str], request: pytest.FixtureRequest
+) -> Iterator[Machine]:
+    """Start a domain on a host whose disk vda is the disk.0 of a VM."""
+    found = Machine(request.param, domain(request.param, "it's 6; $(id)"), execute)
+    found.lay_out()
+    attached = found.attach(source=found.path, format="qcow2")
+    assert attached == {"actions": ["add disk"], "reasons": [], "target": "vda"}
+    found.virsh("start")
+    yield found
+    found.run("rm", "-rf", STORE)
 
 
 @pytest.fixture

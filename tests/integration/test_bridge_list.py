@@ -647,7 +647,7 @@ def bridge_processes() -> list[int]:
 
     No other processes have this command line.
     """
-    return process_ids("^python3 -ISXutf8 -c import os,sys;")
+    return process_ids("^python3 -ISXutf8 -c import os,sys,zlib;")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

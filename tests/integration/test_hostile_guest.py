@@ -12,7 +12,13 @@ import shlex
 from collections.abc import Callable, Iterator
 
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    Conflict,
+    InvalidInput,
+    LibvirtFailed,
+)
 from lab import Lab
+from refusal import require_failure
 
 Execute = Callable[..., str]
 Make = Callable[..., str]
@@ -233,12 +239,12 @@ def test_a_swapped_directory_is_not_shared(
         tenant(swap)
         assert expect_refusal(execute, "swapped").startswith(f"granary-virtiofsd: {reason}"), swap
         if "mkdir" in swap:
-            assert export(**wish)["msg"].startswith(reason)
+            require_failure(export(**wish), Conflict, says=f"{reason}*")
         tenant(BACK)
     execute("hv1", "mount", "--bind", "/var/lib/one", SHARED)
     reason = f"'{SHARED}' was exported from the file system mounted on '/' and is now on the one mounted on '{SHARED}'"
     assert expect_refusal(execute, "swapped").startswith(f"granary-virtiofsd: {reason};")
-    assert export(**wish)["msg"].startswith(reason)
+    require_failure(export(**wish), Conflict, says=f"{reason}*")
     execute("hv1", "umount", SHARED)
     # The exported directory is still shared, and a run changes nothing.
     execute("hv1", "virsh", "start", "swapped")
@@ -259,7 +265,7 @@ def test_what_root_put_there_is_shared_once_it_is_exported_again(
     execute("hv1", "mount", "-t", "tmpfs", "none", path)
     try:
         assert "was exported from the file system mounted on '/'" in expect_refusal(execute, "moved")
-        assert "state: absent" in export(**wish)["msg"]
+        require_failure(export(**wish), Conflict, names=["state: absent"])
         assert export(domain="moved", source=path, state="absent")["changed"]
         assert export(**wish)["changed"]
         execute("hv1", "chown", "100000:100000", path)
@@ -474,10 +480,16 @@ def test_ids_of_a_domain_alone(
     # No other domain gets these ids, by whichever option.
     foreign = [{"target": starts["alone"]}]
     refused = export(domain="alone2", source="/srv/alone2", mount_tag="t", uid_map=foreign, gid_map=foreign)
-    assert all(part in refused["msg"] for part in (f"{starts['alone']}:65536", "'alone'")), refused["msg"]
-    assert (
-        "uid_map or gid_map"
-        in export(domain="alone2", source="/srv/alone2", mount_tag="t", uid_map=foreign, subid="per_domain")["msg"]
+    require_failure(refused, Conflict, names=[f"{starts['alone']}:65536", "'alone'"])
+    refused = export(domain="alone2", source="/srv/alone2", mount_tag="t", uid_map=foreign, subid="per_domain")
+    require_failure(
+        refused,
+        InvalidInput,
+        option="subid",
+        says=(
+            "subid: 'per_domain' is not accepted: with uid_map or gid_map, of the export or of the image, 'shared' is "
+            "expected."
+        ),
     )
     # The message for two domains with one directory explains the consequence.
     shared = export(domain="alone2", source="/srv/alone", mount_tag="t2", subid="per_domain", check=True)
@@ -498,11 +510,12 @@ def test_a_domain_that_cant_get_the_device_gets_no_ids(
     directory("hv1", "/srv/fails-alone")
     script = f'#!/bin/sh\ncase "$1" in --help|--print-capabilities) exec {WRAPPER} "$@";; esac\nexit 1\n'
     execute("hv1", "sh", "-c", "cat >/usr/local/bin/no-virtiofsd; chmod 755 /usr/local/bin/no-virtiofsd", stdin=script)
-    assert export(
+    failed = export(
         domain="fails",
         source="/srv/fails-alone",
         mount_tag="t",
         subid="per_domain",
         binary="/usr/local/bin/no-virtiofsd",
-    )["msg"]
+    )
+    require_failure(failed, LibvirtFailed, names=["'fails'"])
     assert entries(execute) == before

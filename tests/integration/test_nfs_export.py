@@ -17,8 +17,15 @@ from typing import Any
 import ansible_process
 import pytest
 import yaml
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CommandFailed,
+    Conflict,
+    DependencyNotFound,
+    InvalidInput,
+)
 from documentation import ROOT, block
 from lab import Lab
+from refusal import require_failure
 
 Module = Callable[..., dict[str, Any]]
 HERE = Path(__file__).parent
@@ -158,7 +165,7 @@ def test_lines_of_other_people_stay(site: Site) -> None:
     assert site.sh("cat /etc/exports") == text
     assert site.exported().keys() == {"/srv <world>", "/srv @group", f"{DATA} 192.0.2.7", f"{DATA} {site.network()}"}
     failed = site.export(client="192.0.2.7")
-    assert failed["msg"].startswith(f"Line 4 of /etc/exports exports {DATA} to 192.0.2.7 already: ")
+    require_failure(failed, Conflict, names=["4", "/etc/exports", DATA, "192.0.2.7"])
     site.export(state="absent")
     assert site.sh("cat /etc/exports") == text
     assert site.exported().keys() == {"/srv <world>", "/srv @group", f"{DATA} 192.0.2.7"}
@@ -182,30 +189,31 @@ def test_removal_names_the_clients(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "start"),
+    ("options", "option", "value"),
     [
-        ({"path": "srv"}, "path: 'srv' is not accepted: "),
-        ({"path": "/etc"}, "path: '/etc' is not accepted: "),
-        ({"path": "/srv/nowhere"}, "path: the directory '/srv/nowhere' is not on this host"),
-        ({"path": "/etc/exports"}, "path: '/etc/exports' is not accepted: "),
-        ({"options": ["rwx"]}, "options: 'rwx' is not accepted: "),
-        ({"options": ["rw", "ro"]}, "options: 'rw,ro' is not accepted: "),
-        ({"options": ["fsid=x"]}, "options: 'fsid=x' is not accepted: "),
-        ({"client": "192.0.2.7/24"}, "client: '192.0.2.7/24' is not accepted: "),
-        ({"client": "a b"}, "client: 'a b' is not accepted: "),
-        (
-            {"client": "nosuchhost.invalid"},
-            f"The command 'exportfs' did not export {DATA} as desired: Failed to resolve",
-        ),
-        ({"clients": []}, "clients: [] is not accepted: "),
-        ({"clients": [{"client": "nfs"}, {"client": "NFS"}]}, "clients: 'NFS' is not accepted: "),
-        ({"name": "../passwd"}, "name: '../passwd' is not accepted: "),
-        ({"client": None}, "client is missing: "),
+        ({"path": "srv"}, "path", "'srv'"),
+        ({"path": "/etc"}, "path", "'/etc'"),
+        ({"path": "/etc/exports"}, "path", "'/etc/exports'"),
+        ({"options": ["rwx"]}, "options", "'rwx'"),
+        ({"options": ["rw", "ro"]}, "options", "'rw,ro'"),
+        ({"options": ["fsid=x"]}, "options", "'fsid=x'"),
+        ({"client": "192.0.2.7/24"}, "client", "'192.0.2.7/24'"),
+        ({"client": "a b"}, "client", "'a b'"),
+        ({"clients": []}, "clients", "[]"),
+        ({"clients": [{"client": "nfs"}, {"client": "NFS"}]}, "clients", "'NFS'"),
+        ({"name": "../passwd"}, "name", "'../passwd'"),
+        ({"client": None}, "client", "missing"),
     ],
 )
-def test_bad_input_changes_nothing(options: dict[str, object], start: str, clean_site: Site) -> None:
-    failed = clean_site.export(**options)
-    assert failed["msg"].startswith(start)
+def test_bad_input_changes_nothing(options: dict[str, object], option: str, value: str, clean_site: Site) -> None:
+    require_failure(clean_site.export(**options), InvalidInput, option=option, names=[value])
+    assert (clean_site.exported(), clean_site.files()) == ({}, "")
+
+
+def test_what_is_not_there_changes_nothing(clean_site: Site) -> None:
+    require_failure(clean_site.export(path="/srv/nowhere"), DependencyNotFound, names=["path", "'/srv/nowhere'"])
+    failed = clean_site.export(client="nosuchhost.invalid")
+    require_failure(failed, CommandFailed, names=["'exportfs'", DATA])
     assert (clean_site.exported(), clean_site.files()) == ({}, "")
 
 
@@ -213,7 +221,7 @@ def test_file_systems_that_cannot_be_exported(site: Site) -> None:
     """The kernel refuses an overlay, and the old state comes back."""
     site.sh("mkdir -p /srv/other; mount -t overlay -o lowerdir=/usr:/etc none /srv/other")
     failed = site.export(path="/srv/other", options=["fsid=7"])
-    assert "/srv/other does not support NFS export." in failed["msg"]
+    require_failure(failed, CommandFailed, names=["/srv/other"])
     assert (site.exported(), site.files()) == ({}, "")
     site.sh("umount /srv/other; mount -t tmpfs none /srv/other")
     done = site.export(path="/srv/other")

@@ -13,8 +13,12 @@ from typing import Any
 
 import ansible_process
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    Conflict,
+)
 from documentation import ROOT, block
 from lab import Lab
+from refusal import require_failure
 
 Playbook = Callable[..., dict[str, str]]
 
@@ -88,10 +92,7 @@ def test_a_first_disk_image_reaches_a_domain(
         # The magic number of ext4.
         seen = site.ssh("hot", "dd if=/dev/vdb bs=1 skip=1080 count=2 2>/dev/null | od -A n -t x1")
         assert seen.split() == ["53", "ef"]
-        assert (
-            "can't be removed while its data is used by"
-            in module("hv1", "image", name="web1-data", state="absent")["msg"]
-        )
+        require_failure(module("hv1", "image", name="web1-data", state="absent"), Conflict, names=["'web1-data'"])
     finally:
         execute("hv1", "virsh", "detach-disk", "hot", "vdb", "--persistent", check=False)
         module("hv1", "image", name="web1-data", state="absent")

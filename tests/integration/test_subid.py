@@ -13,6 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    Conflict,
+    NoSpace,
+    UnsupportedAction,
+)
+from refusal import require_failure
 
 USER = "granary-subid"
 ENTER = (
@@ -109,7 +115,7 @@ def test_useradd_and_getsubids_understand_what_was_written(etc: Callable[..., st
     start = int(etc("getsubids", f"{USER}-2").split()[2])
     assert start >= 200000
     refused = subid(user=USER, start=start, replace=True)
-    assert all(part in refused["msg"] for part in (f"'{USER}-2'", "/etc/subuid"))
+    require_failure(refused, Conflict, names=[f"'{USER}-2'", "/etc/subuid"])
     assert lines(etc, "subuid")[0] == f"{USER}:100000:100000"
 
 
@@ -137,7 +143,7 @@ def test_ranges_from_nss_are_respected(etc: Callable[..., str], subid: Callable[
     found = subid(user=USER, environment=libraries)
     assert (found["changed"], found["subuid"]) == (False, [{"user": USER, "start": 700000, "count": 100}])
     assert subid("subid_info", user=USER, environment=libraries)["source"] == "granary"
-    assert "'granary'" in subid(user=USER, replace=True, environment=libraries)["msg"]
+    require_failure(subid(user=USER, replace=True, environment=libraries), UnsupportedAction, names=["'granary'"])
 
 
 def test_a_full_etc_is_one_sentence_and_nothing_changes(
@@ -149,8 +155,7 @@ def test_a_full_etc_is_one_sentence_and_nothing_changes(
         make_layer(tmp_path)
         before = etc("cat", "/etc/subuid")
         etc("sh", "-c", "head -c 1M /dev/zero > /etc/filler 2> /dev/null || true")
-        refused = subid(user="daemon")["msg"]
-        assert all(part in refused for part in ("/etc/subuid", os.strerror(errno.ENOSPC)))
+        require_failure(subid(user="daemon"), NoSpace, names=["/etc/subuid", os.strerror(errno.ENOSPC)])
         assert etc("cat", "/etc/subuid") == before
         assert [
             name for name in etc("ls", "-A", "/etc").split() if "subuid" in name and name not in ("subuid", "subuid-")

@@ -7,28 +7,37 @@ The remote operations are those of ``transfer_trial``, in a copy of the engine.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import random
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from refusal import refused
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
 DATA = random.Random(1).randbytes(MIB)
 MODULES = (
+    "_core.command",
     "_core.errors",
+    "_remote.session",
+    "_remote.ssh",
     "_remote.transfer",
     "_remote.tree",
+    "_remote.tree_exchange",
+    "_remote.tree_session",
     "_trial.protocol",
-    "_remote.tree_stream",
-    "_remote.session",
 )
 
 
@@ -59,9 +68,10 @@ class Hosts:
         for path in (self.here, self.h1, self.h2):
             path.mkdir()
         self.log: list[str] = []
+        self.options: tuple[str, ...] = ()
 
     def route(self, host: str) -> Any:
-        return self.engine.transfer.Route(host, self.engine.protocol.__name__, self.log.append)
+        return self.engine.transfer.Route(host, self.engine.protocol.__name__, self.log.append, options=self.options)
 
     def push(self, names: dict[str, str], host: str = "h1") -> Any:
         """Send files of the front-end to a host."""
@@ -170,9 +180,340 @@ def test_pull_removes_the_source(hosts: Hosts) -> None:
     assert allocated(hosts.here / "7" / "disk.1") == 0
 
 
+def test_old_files_are_replaced(hosts: Hosts) -> None:
+    make_vm(hosts.here / "7")
+    (hosts.h1 / "7" / "disk.0.snap" / "old").mkdir(parents=True)
+    (hosts.h1 / "7" / "disk.9").write_text("old")
+    hosts.push({"7": "7"})
+    assert os.listdir(hosts.h1) == ["7"]
+    assert facts(hosts.h1 / "7") == facts(hosts.here / "7")
+
+
+def test_an_error_on_a_host(hosts: Hosts) -> None:
+    """Each host on the way is named, and nothing is left."""
+    (hosts.here / "x").write_text("x")
+    (hosts.h1 / "x").mkdir()
+    (hosts.h1 / "y").write_text("y")
+    hosts.h2.rmdir()
+    with refused(
+        hosts.engine.errors.CommandFailed,
+        says=f"On the host h1: on the host h2: The action failed: FileNotFoundError: * '{hosts.h2.name}'",
+    ):
+        hosts.pass_on({"y": "y"})
+    with refused(
+        hosts.engine.errors.HostUnreachable,
+        says="On the host h1: put needs the host dead, which can't be used: ssh: connect to host *.",
+    ):
+        hosts.pass_on({"y": "y"}, "dead")
+    with refused(
+        hosts.engine.errors.HostUnreachable,
+        says="put needs the host dead, which can't be used: ssh: connect to host *.",
+    ):
+        hosts.push({"x": "x"}, "dead")
+    with refused(hosts.engine.errors.NotFound, names=["host h1", hosts.h1, "none"]):
+        hosts.pull({"none": "none"})
+    assert sorted(os.listdir(hosts.h1)) == ["x", "y"]
+    assert os.listdir(hosts.here) == ["x"]
+
+
+def test_a_file_that_changes_while_it_is_sent(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host that receives discards what it has."""
+    (hosts.here / "x").write_bytes(DATA)
+    send_data = hosts.engine.tree_exchange.send_data
+
+    def change(*arguments: Any) -> None:
+        with (hosts.here / "x").open("ab") as file:
+            file.write(b"x")
+        send_data(*arguments)
+
+    monkeypatch.setattr(hosts.engine.tree_exchange, "send_data", change)
+    with refused(hosts.engine.errors.StaleState, names=[hosts.here / "x"]):
+        hosts.push({"x": "x"})
+    assert os.listdir(hosts.h1) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("flooding", "log lines"),
+        ("shouting", "a log line of more than 65536 bytes"),
+        ("complaining", "bytes of messages"),
+        ("endless", "a line of more than 1048576 bytes"),
+    ],
+)
+def test_hosts_that_never_answer(hosts: Hosts, monkeypatch: pytest.MonkeyPatch, host: str, why: str) -> None:
+    monkeypatch.setattr(hosts.engine.command, "MOST_STDERR", MIB)
+    monkeypatch.setattr(hosts.engine.tree_session, "LONGEST_ANSWER", MIB)
+    monkeypatch.setattr(hosts.engine.session, "LOG_LINES", 100)
+    (hosts.here / "x").touch()
+    with refused(hosts.engine.errors.CommandFailed, names=[why]):
+        hosts.push({"x": "x"}, host)
+
+
+def test_a_host_that_takes_nothing(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log lines of the host don't extend the deadline."""
+    monkeypatch.setattr(hosts.engine.tree_session, "STALL", 1.0)
+    with hosts.route("logging").connect() as session:
+        assert session.handshake() is None
+        with refused(
+            hosts.engine.errors.CommandFailed,
+            says="The host logging accepts no more data for put and is given up.",
+        ):
+            session.begin("put", hosts.engine.protocol.request("put", "x" * 16 * MIB))
+
+
 def test_directly_between_two_hosts(hosts: Hosts, shared_bridges: Any) -> None:
     make_vm(hosts.h1 / "7")
     before = shared_bridges.connections()
     assert hosts.pass_on({"7": "7"}) == "stored"
     assert shared_bridges.connections() == before + 2
     assert facts(hosts.h2 / "7") == facts(hosts.h1 / "7")
+
+
+def test_the_cipher_for_much_data(shared_bridges: Any, engine: Any) -> None:
+    """Of the ciphers that the configuration allows, AES-GCM is the first."""
+    flag, ciphers = engine.ssh.fast_cipher("h1")
+    allowed = subprocess.run(["ssh", "-Q", "cipher"], capture_output=True, text=True, check=True).stdout.split()
+    assert flag == "-c" and ciphers.startswith("aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20")
+    assert set(ciphers.split(",")) <= set(allowed)
+    with (shared_bridges.root / "sshd" / "client").open("a") as file:
+        file.write("Host restricted\n  Ciphers aes256-ctr,aes256-gcm@openssh.com\n")
+    assert engine.ssh.fast_cipher("restricted") == ("-c", "aes256-gcm@openssh.com,aes256-ctr")
+
+
+# Connections that break
+
+#: Data that takes several segments.
+LARGE = 96 * MIB
+
+
+class Proxy:
+    """A network between ssh(1) and the server that is cut after a number of bytes in one direction.
+
+    :arg limits: for each connection the bytes after which it is cut; the last one is for all further connections.
+    :arg is_silent: whether the server isn't told that the connection is cut.
+    """
+
+    def __init__(self, port: int, limits: list[int | None], *, to_server: bool, is_silent: bool = False) -> None:
+        self._port = port
+        self._limits = limits
+        self._to_server = to_server
+        self._is_silent = is_silent
+        self.passed: list[int] = []
+        self._open: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.options = ("-p", str(self._server.getsockname()[1]))
+        self._start(self._accept)
+
+    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+        self._threads.append(threading.Thread(target=target, args=arguments))
+        self._threads[-1].start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client = self._server.accept()[0]
+                server = socket.create_connection(("127.0.0.1", self._port))
+                self._open += [client, server]
+                number = len(self.passed)
+                self.passed.append(0)
+                limit = self._limits[min(number, len(self._limits) - 1)]
+                ends = (client, server)
+                for source, target in (ends, ends[::-1]):
+                    is_counted = (source is client) == self._to_server
+                    self._start(self._forward, number, source, target, limit, is_counted)
+
+    def _forward(
+        self, number: int, source: socket.socket, target: socket.socket, limit: int | None, is_counted: bool
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 18):
+                target.sendall(data)
+                if is_counted:
+                    self.passed[number] += len(data)
+                    if limit is not None and self.passed[number] > limit:
+                        break
+        client, server = (source, target) if (is_counted == self._to_server) else (target, source)
+        ends = [client] if self._is_silent and limit is not None else [client, server]
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        for one in [self._server, *self._open]:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for one in [self._server, *self._open]:
+            one.close()
+
+
+@pytest.fixture
+def proxy(shared_bridges: Any) -> Iterator[Callable[..., Proxy]]:
+    made: list[Proxy] = []
+
+    def make(limits: list[int | None], **options: bool) -> Proxy:
+        made.append(Proxy(shared_bridges.port, limits, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file with data that takes several segments, and with a hole."""
+    path = tmp_path_factory.mktemp("large") / "disk"
+    block = random.Random(3).randbytes(LARGE // 2)
+    write_sparse(path, {0: block, LARGE: block}, 2 * LARGE)
+    return path
+
+
+def put_file(file: Path, directory: Path) -> None:
+    """Give a directory the file under the name ``disk``, without its data."""
+    os.link(file, directory / "disk")
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["closed", "silent"])
+def test_a_push_goes_on_after_a_cut(hosts: Hosts, proxy: Any, large: Path, shared_bridges: Any, silent: bool) -> None:
+    """If the host doesn't notice the cut, the second connection ends the process of the first one."""
+    network = proxy([80 * MIB, None], to_server=True, is_silent=silent)
+    hosts.options = network.options
+    put_file(large, hosts.here)
+    assert hosts.push({"disk": "disk"}) == "stored"
+    assert facts(hosts.h1) == facts(hosts.here)
+    assert os.listdir(hosts.h1) == ["disk"]
+    assert len(network.passed) == 2
+    # The first connection brought one segment of 64 MiB.
+    assert network.passed[1] < LARGE - 60 * MIB
+    assert [line for line in hosts.log if "broke during put" in line] == hosts.log != []
+
+
+def test_a_pull_goes_on_after_a_cut(hosts: Hosts, proxy: Any, large: Path) -> None:
+    network = proxy([80 * MIB, None], to_server=False)
+    hosts.options = network.options
+    put_file(large, hosts.h1)
+    assert hosts.pull({"disk": "disk"}) == "removed"
+    os.link(large, hosts.h1 / "disk")
+    assert facts(hosts.here) == facts(hosts.h1)
+    assert os.listdir(hosts.here) == ["disk"]
+    assert network.passed[1] < LARGE - 60 * MIB
+
+
+def test_a_network_that_stays_away(hosts: Hosts, proxy: Any, large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts.engine.transfer, "PAUSES", (0.0, 0.0))
+    network = proxy([MIB], to_server=True)
+    hosts.options = network.options
+    put_file(large, hosts.here)
+    (hosts.h1 / "disk").write_text("old")
+    with refused(hosts.engine.errors.TransferFailed, names=["host h1", "put"]):
+        hosts.push({"disk": "disk"})
+    assert len(network.passed) == 3
+    assert (hosts.h1 / "disk").read_text() == "old"
+    hosts.options = ()
+    hosts.push({"disk": "disk"})  # and what the broken ones left is removed
+    assert os.listdir(hosts.h1) == ["disk"]
+    assert facts(hosts.h1) == facts(hosts.here)
+
+
+def test_a_confirmation_that_is_lost(hosts: Hosts, large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy is complete, and the host doesn't learn of it. The next connection lets it remove the source."""
+    confirm = hosts.engine.transfer.confirm
+    lost: list[object] = []
+
+    def lose(session: Any) -> None:
+        if not lost:
+            lost.append(session)
+            raise hosts.engine.tree_exchange.Broken("The connection broke.")
+        confirm(session)
+
+    monkeypatch.setattr(hosts.engine.transfer, "confirm", lose)
+    put_file(large, hosts.h1)
+    assert hosts.pull({"disk": "disk"}) == "removed"
+    assert lost and os.listdir(hosts.h1) == [] and os.listdir(hosts.here) == ["disk"]
+
+
+# Processes that end
+
+PROGRAM = """
+import os, sys
+sys.path[:0] = [sys.argv[1]]
+from granary_vmstore._remote.transfer import Route, pull_tree, push_tree
+from granary_vmstore._remote.tree import Source
+from granary_vmstore._trial import protocol
+here, there, action = sys.argv[2:5]
+directory = os.open(here, os.O_RDONLY)
+route = Route("h1", protocol.__name__, print)
+operation = protocol.OPERATIONS[action]
+if action == "put":
+    source = Source(directory, here, {"disk": "disk"})
+    push_tree(route, action, operation, protocol.request(action, there), source, kinds={})
+else:
+    pull_tree(route, action, operation, protocol.request(action, there, {"disk": "disk"}), directory, kinds={})
+"""
+
+
+@pytest.mark.parametrize("action", ["put", "get"])
+@pytest.mark.parametrize("victim", ["front-end", "client", "server", "engine"])
+def test_a_process_that_is_killed(hosts: Hosts, shared_bridges: Any, large: Path, action: str, victim: str) -> None:
+    """After the end of the front-end nothing has a final name, and a repeat succeeds. Others are replaced."""
+    source, target = (hosts.here, hosts.h1) if action == "put" else (hosts.h1, hosts.here)
+    put_file(large, source)
+    command = [sys.executable, "-I", "-c", PROGRAM, hosts.engine.path, hosts.here, hosts.h1, action]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        wait_until(lambda: any(received(target)))
+        os.kill(process.pid if victim == "front-end" else find_victim(hosts, shared_bridges, victim), signal.SIGKILL)
+        process.communicate()
+    if victim == "front-end":
+        assert process.returncode == -signal.SIGKILL
+        assert "disk" not in os.listdir(target)
+        assert (source / "disk").exists()
+        assert subprocess.run(command, check=False).returncode == 0
+    else:
+        assert process.returncode == 0
+    assert os.listdir(target) == ["disk"]
+    assert os.listdir(source) == (["disk"] if action == "put" else [])
+    subprocess.run(["cmp", target / "disk", large], check=True)
+
+
+def received(target: Path) -> Iterator[bool]:
+    """Yield for each file that arrives whether it has data."""
+    for path in target.glob(".*.part/data/disk"):
+        yield path.stat().st_blocks * 512 > 8 * MIB
+
+
+def find_victim(hosts: Hosts, bridges: Any, victim: str) -> int:
+    """Return the process of ssh(1), of the server for the connection, or of the engine on the host."""
+    if victim == "client":
+        return process_ids(f"^/usr/bin/ssh -F {bridges.root}/sshd/client")[0]
+    found = [
+        number
+        for number in process_ids("^python3 -ISXutf8 -c import os,sys;")
+        if str(bridges.datastores) in read_mounts(number)
+    ]
+    if victim == "engine":
+        return found[0]
+    return int(Path(f"/proc/{found[0]}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def read_mounts(process: int) -> str:
+    """Return the mounts of a process, and nothing if the process is ending."""
+    try:
+        return Path(f"/proc/{process}/mountinfo").read_text()
+    except OSError:
+        return ""
+
+
+def process_ids(pattern: str) -> list[int]:
+    done = subprocess.run(["pgrep", "-f", "--", pattern], capture_output=True, text=True, check=False)
+    return [int(number) for number in done.stdout.split()]
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    Conflict,
+    LibvirtFailed,
+    PartlyDone,
+)
 from lab import Lab
+from refusal import require_failure
 
 Execute = Callable[..., str]
 Make = Callable[..., str]
@@ -84,7 +90,7 @@ def test_a_dead_daemon_is_reported_until_a_restart_heals_it(
         # The restart on request.
         assert names(export(**desired, restart="when_needed", check=True)) == ["restart domain"]
         result = export(**desired, restart="when_needed", restart_timeout=2)
-        assert "its guest did not shut down within 2 seconds" in result["msg"]
+        require_failure(result, PartlyDone, names=["'hot'", "2 seconds"])
         assert (result["changed"], result["restart_required"]) == (False, True)
         result = export(**desired, restart="when_needed_force", restart_timeout=1)
         assert (names(result), result["restart_required"], result["restart_reasons"]) == (["restart domain"], False, [])
@@ -118,7 +124,7 @@ def test_absent_restarts_a_guest_that_keeps_the_device(
     ]
     execute("hv1", "virsh", "suspend", "keeps")
     result = export(domain="keeps", mount_tag="t", state="absent", restart="when_needed")
-    assert "was not restarted, because it is paused" in result["msg"]
+    require_failure(result, PartlyDone, names=["'keeps'", "paused"])
     assert [action["name"] for action in result["actions"]] == ["remove virtiofs device"]
     result = export(domain="keeps", mount_tag="t", state="absent", restart="when_needed_force")
     assert (names(result), result["restart_required"]) == (["restart domain"], False)
@@ -141,7 +147,7 @@ def test_a_domain_that_does_not_start_again_runs_as_before(
     started = execute("hv1", "virsh", "domid", "falls")
     desired = {"domain": "falls", "source": "/srv/falls", "mount_tag": "t", "binary": program}
     result = export(**desired, restart="when_needed_force", restart_timeout=1)
-    assert all(part in result["msg"] for part in ("no such luck", "'falls'")), result["msg"]
+    require_failure(result, LibvirtFailed, names=["no such luck", "'falls'"])
     assert execute("hv1", "virsh", "domstate", "falls").strip() == "running"
     assert execute("hv1", "virsh", "domid", "falls") != started
     assert execute("hv1", "virsh", "dumpxml", "--inactive", "falls") == before
@@ -213,11 +219,7 @@ def test_another_directory_below_a_live_export(
         execute("hv1", "sh", "-c", change)
         assert daemon("lives") == "other_directory"
         if change == "umount /srv/live":
-            refused = (
-                "'/srv/live' was exported from the file system mounted on '/srv/live' and is now on the one mounted on "
-                "'/'; put the old one back"
-            )
-            assert export(**desired)["msg"].startswith(refused)
+            require_failure(export(**desired), Conflict, names=["'/srv/live'", "'/'"])
         if change.startswith("mount"):
             result = export(**desired, restart="when_needed_force", restart_timeout=1)
             assert (result["changed"], result["restart_required"]) == (False, True)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
+#: The tests of the results themselves, with the sentences of Ansible.
+RESULTS = "tests/unit/_face/test_ansible.py"
 #: Methods of a text that compare a part of it.
 COMPARING = {"startswith", "endswith"}
 #: Functions of pytest and of unittest.mock that replace an attribute.
@@ -43,8 +45,15 @@ def is_message(node: ast.AST) -> bool:
     )
 
 
+def is_result_message(node: ast.AST) -> bool:
+    """Return whether an expression is the message of a module's result: ``result["msg"]``."""
+    return isinstance(node, ast.Subscript) and ast.unparse(node.slice) == "'msg'"
+
+
 def find_patterns(tree: ast.AST) -> list[int]:
-    """Return the lines that compare a message with a pattern, with a part of it, or in another way than ``refused``."""
+    """Return the lines that compare a message with a pattern, with a part of it, or in another way than ``refused`` or
+    ``require_failure``.
+    """
     found = [
         node.lineno
         for name, node in calls_in(tree)
@@ -53,13 +62,15 @@ def find_patterns(tree: ast.AST) -> list[int]:
     found += [
         node.lineno
         for name, node in calls_in(tree)
-        if name in COMPARING and isinstance(node.func, ast.Attribute) and is_message(node.func.value)
+        if name in COMPARING
+        and isinstance(node.func, ast.Attribute)
+        and (is_message(node.func.value) or is_result_message(node.func.value))
     ]
     found += [
         node.lineno
         for node in ast.walk(tree)
         if isinstance(node, ast.Compare)
-        and any(map(is_message, (node.left, *node.comparators)))
+        and any(is_message(one) or is_result_message(one) for one in (node.left, *node.comparators))
         and not any(isinstance(operator, ast.NotIn) for operator in node.ops)
     ]
     return sorted(found)
@@ -105,11 +116,11 @@ def find_repeated(sentences: dict[str, str]) -> list[list[str]]:
 
 
 def read_sentences(path: str, tree: ast.AST) -> dict[str, str]:
-    """Return the sentences that ``refused`` compares, by path and line."""
+    """Return the sentences that ``refused`` and ``require_failure`` compare, by path and line."""
     return {
         f"{path}:{keyword.value.lineno}": text_of(keyword.value)
         for name, node in calls_in(tree)
-        if name == "refused"
+        if name in ("refused", "require_failure")
         for keyword in node.keywords
         if keyword.arg == "says"
     }
@@ -126,8 +137,12 @@ assert "image" in str(caught.value)
 assert "secret" not in str(caught.value)
 assert str(caught.value).startswith("There")
 assert str(caught).startswith("There")
+assert "image" in result["msg"]
+assert result["msg"].endswith("image.")
+assert "secret" not in result["msg"], result["msg"]
+assert "msg" not in result
 """
-    assert find_patterns(ast.parse(source)) == [2, 6, 7, 9]
+    assert find_patterns(ast.parse(source)) == [2, 6, 7, 9, 11, 12]
 
 
 def test_private_names_that_are_replaced_are_found() -> None:
@@ -154,8 +169,9 @@ refused(InvalidInput, says=f"b: {value} is not accepted: {accepted}.")
     assert find_repeated(read_sentences("x", ast.parse(source))) == [["x:2", "x:3"], ["x:5", "x:6"]]
 
 
-def test_messages_are_compared_by_refused_only() -> None:
-    assert [f"{path}:{line}" for path, tree in read_tests() for line in find_patterns(tree)] == []
+def test_messages_are_compared_by_the_functions_of_refusal_only() -> None:
+    found = [f"{path}:{line}" for path, tree in read_tests() for line in find_patterns(tree)]
+    assert [place for place in found if not place.startswith(f"{RESULTS}:")] == []
 
 
 def test_no_private_name_is_replaced() -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 import yaml
 from documentation import ROOT, blocks_of, files_of, read_blocks
@@ -163,6 +164,13 @@ a: 1
     x
 ```
 """
+
+
+def test_every_class_of_errors_is_documented() -> None:
+    tree = ast.parse((ROOT / "plugins/module_utils/_core/errors.py").read_text())
+    raised = [one.name for one in tree.body if isinstance(one, ast.ClassDef) and one.bases]
+    page = (ROOT / "docs/errors.md").read_text().partition("## Classes")[2]
+    assert sorted(re.findall(r"^\| `(\w+)`", page, re.MULTILINE)) == sorted(raised)
 
 
 def test_blocks_are_fenced_or_indented() -> None:

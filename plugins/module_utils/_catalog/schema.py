@@ -123,6 +123,57 @@ SHARED_DATASTORES = (
     "ALTER TABLE datastore ADD COLUMN marker TEXT",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (FIRST_TABLES, IMAGES_WITH_DATA, ORIGINS_BY_ID, SHARED_DATASTORES)
+#: VMs with the disks that transfer drivers place on hosts. The table ``vm_disk`` has attachments (:mod:`.attachments`).
+VMS_WITH_DISKS = (
+    "INSERT INTO counter VALUES ('vm', 0)",
+    """CREATE TABLE vm (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        domain TEXT NOT NULL,
+        host TEXT NOT NULL,
+        datastore_id INTEGER NOT NULL REFERENCES datastore (id),
+        state TEXT NOT NULL CHECK (state IN ('new', 'ready', 'leaving')),
+        UNIQUE (host, domain)
+    )""",
+    """CREATE TABLE disk (
+        vm_id INTEGER NOT NULL REFERENCES vm (id),
+        disk_id INTEGER NOT NULL CHECK (disk_id >= 0),
+        type TEXT NOT NULL CHECK (type IN ('file', 'cdrom', 'fs', 'swap')),
+        format TEXT NOT NULL CHECK (format IN ('raw', 'qcow2')),
+        size_mb INTEGER NOT NULL CHECK (size_mb >= 0),
+        image_id INTEGER REFERENCES image (id),
+        persistent INTEGER NOT NULL,
+        linked INTEGER NOT NULL,
+        fs TEXT,
+        target TEXT,
+        bus TEXT,
+        read_only INTEGER NOT NULL,
+        shareable INTEGER NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('new', 'ready', 'leaving')),
+        PRIMARY KEY (vm_id, disk_id),
+        CHECK ((type IN ('file', 'cdrom')) = (image_id IS NOT NULL)),
+        CHECK ((target IS NULL) = (bus IS NULL))
+    )""",
+    "CREATE INDEX disk_by_image ON disk (image_id)",
+    "CREATE UNIQUE INDEX persistent_disk ON disk (image_id) WHERE persistent",
+    """CREATE TABLE disk_snapshot (
+        vm_id INTEGER NOT NULL,
+        disk_id INTEGER NOT NULL,
+        id INTEGER NOT NULL CHECK (id >= 0),
+        name TEXT NOT NULL,
+        is_active INTEGER NOT NULL,
+        PRIMARY KEY (vm_id, disk_id, id),
+        UNIQUE (vm_id, disk_id, name),
+        FOREIGN KEY (vm_id, disk_id) REFERENCES disk (vm_id, disk_id) ON DELETE CASCADE
+    )""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    FIRST_TABLES,
+    IMAGES_WITH_DATA,
+    ORIGINS_BY_ID,
+    SHARED_DATASTORES,
+    VMS_WITH_DISKS,
+)
 
 __all__ = ["APPLICATION_ID", "MIGRATIONS"]

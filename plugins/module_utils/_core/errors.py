@@ -15,6 +15,9 @@ from .records import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import TypeVar
+
+    E = TypeVar("E", bound="VmstoreError")
 
 #: Upper bound of the characters of an offending value in a message.
 LONGEST_SHOWN = 200
@@ -25,6 +28,13 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 class VmstoreError(Exception):
     """The base of all errors of this collection. ``str(error)`` is the sentence for the user."""
+
+    def with_message(self: E, message: str) -> E:
+        """Return an error of the same class and with the same fields, but with another message."""
+        kind = self.__class__
+        other = kind.__new__(kind, message)
+        other.__dict__.update(self.__dict__)
+        return other
 
 
 class InvalidInput(VmstoreError):

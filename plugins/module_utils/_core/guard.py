@@ -35,12 +35,19 @@ START_DEADLINE = 30
 
 @contextlib.contextmanager
 def guarded(
-    doing: str, prepare: Callable[[], Callable[[], object]], *, deadline: float, patience: float
+    doing: str,
+    begin: Callable[[], object],
+    prepare: Callable[[], Callable[[], object]],
+    *,
+    deadline: float,
+    patience: float,
 ) -> Iterator[None]:
-    """Run a block that begins a state, and afterwards end the state.
+    """Begin a state, run a block, and end the state.
 
     :arg doing: the block, as the beginning of a message: ``Copying the disk``.
-    :arg prepare: runs in the child process before the block, and returns the function that ends the state. This
+    :arg begin: begins the state. If it raises an error, nobody waits for the end of the state, which the child process
+        tries in the background.
+    :arg prepare: runs in the child process before ``begin``, and returns the function that ends the state. This
         function accepts a state that didn't begin. It is called again while it raises an error.
     :arg deadline: time of the block in seconds. Afterwards the state ends, even while the block still runs.
     :arg patience: time for ending the state in seconds.
@@ -51,22 +58,19 @@ def guarded(
     try:
         if child.receive(START_DEADLINE) != _READY:
             raise CommandFailed(f"{doing} was not begun, because the process that would end it could not start.")
-        try:
-            yield
-        finally:
-            answer = child.end(patience)
-            if answer == b"":  # the child process was killed, or could not end the state
-                _end_state(prepare, patience, doing)
-    finally:
+        begin()
+    except BaseException:
         child.close()
+        raise
+    try:
+        yield
+    finally:
+        answer = child.end(patience)
+        # The child process may have been killed.
+        if answer == b"" and not _is_ended(prepare, patience):
+            raise CommandFailed(f"{doing} could not be ended within {patience:g} seconds.")
     if answer == _LATE:
         raise TimedOut(f"{doing} did not end within {deadline:g} seconds and was stopped.")
-
-
-def _end_state(prepare: Callable[[], Callable[[], object]], patience: float, doing: str) -> None:
-    """End the state in this process."""
-    if not _is_ended(prepare, patience):
-        raise CommandFailed(f"{doing} could not be ended within {patience:g} seconds.")
 
 
 def _is_ended(prepare: Callable[[], Callable[[], object]], patience: float) -> bool:
@@ -111,16 +115,16 @@ class _Child:
         """Let the child process end the state, and return its message."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self._requesting, _END)
-        return self.receive(patience + RETRY_INTERVAL)
-
-    def close(self) -> None:
-        """Close the pipes and wait for the end of the child process. Without its pipe the child process ends the
-        state, if it has not done so.
-        """
-        os.close(self._requesting)
-        os.close(self._answers)
+        answer = self.receive(patience + RETRY_INTERVAL)
+        self.close()
         with contextlib.suppress(ChildProcessError):  # this process ignores SIGCHLD
             os.waitpid(self._pid, 0)
+        return answer
+
+    def close(self) -> None:
+        """Close the pipes. The child process ends the state when its pipe is closed."""
+        os.close(self._requesting)
+        os.close(self._answers)
 
 
 def _guard(

@@ -15,7 +15,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from .._core.arguments import ArgumentSpec, refuse_truth_values
 from .._core.descriptors import open_standard_descriptors
-from .._core.errors import DependencyMissing, PartlyDone, VmstoreError, from_os_error
+from .._core.errors import DependencyMissing, InvalidInput, PartlyDone, VmstoreError, from_os_error
 from .._core.plan import Plan
 from .._core.secrets import WITHHELD, is_secret_name, secrets_of
 from .._service.service import Service
@@ -195,18 +195,27 @@ def run_info_module(spec: ArgumentSpec, read: Callable[[Mapping[str, Any]], Mapp
     module.exit_json(changed=False, **found)
 
 
+def _class_of(error: VmstoreError) -> dict[str, str]:
+    """Return the keys by which a playbook recognizes an error. docs/errors.md documents the keys."""
+    kind = {"error": type(error).__name__}
+    return {**kind, "option": error.option} if isinstance(error, InvalidInput) else kind
+
+
 @contextlib.contextmanager
 def _report_errors(module: AnsibleModule) -> Iterator[None]:
-    """Fail the module with one sentence for any error. The traceback of a defect is shown with ``-vvv``."""
+    """Fail the module with one sentence for any error, and with the error's class. The traceback of a defect is shown
+    with ``-vvv``.
+    """
     try:
         yield
     except PartlyDone as error:
-        module.fail_json(msg=str(error), **_as_result(module, cast(Plan, error.plan)))
+        module.fail_json(msg=str(error), **_class_of(error), **_as_result(module, cast(Plan, error.plan)))
     except VmstoreError as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=str(error), **_class_of(error))
     except Exception as error:  # pylint: disable=broad-except
         if isinstance(error, OSError) and isinstance(error.filename, str):
-            module.fail_json(msg=str(from_os_error(error, f"use {error.filename}")), exception=traceback.format_exc())
+            failure = from_os_error(error, f"use {error.filename}")
+            module.fail_json(msg=str(failure), **_class_of(failure), exception=traceback.format_exc())
         module.fail_json(
             msg=f"A defect in granary.vmstore: {type(error).__name__}: {error}.", exception=traceback.format_exc()
         )

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from .._core.directory import open_file_at
 from .._core.errors import FULL, os_errors, printable
 from .._core.locks import retry_until
+from .new_image import sweep
 from .vm_directory import DiskPath, opened_vm_directory
 
 #: Name of the lock file in the VM directory.
@@ -41,7 +42,7 @@ def locked_disk(
     path: DiskPath, *, doing: str, create: bool = False, deadline: float = DEADLINE, is_removal: bool = False
 ) -> Iterator[int]:
     """Hold the lock of a disk, or of all disks in a VM directory, for the length of a block. Yield a descriptor
-    (O_PATH) of the VM directory.
+    (O_PATH) of the VM directory. Before, the parts that killed runs have left are removed.
 
     :arg doing: name of the action, which waiting actions report.
     :arg create: whether to create a missing VM directory.
@@ -56,6 +57,7 @@ def locked_disk(
         retry_until(lock.attempt, deadline=deadline, what=path.path, holder=lock.holder)
         lock.sign(f"{doing} (process {os.getpid()} on {os.uname().nodename})")
         try:
+            sweep(lock.directory)
             yield lock.directory
         finally:
             lock.sign("")
@@ -106,7 +108,8 @@ class _Lock:
         self._opened.close()
 
     def _close(self) -> None:
-        os.close(self._file)
+        with contextlib.suppress(OSError):  # the file only has names for messages
+            os.close(self._file)
         self._file = -1
 
     def _take(self) -> bool:

@@ -32,6 +32,10 @@ def load_libvirt() -> ModuleType:
 
     :raises LibvirtMissing: the library isn't installed for this interpreter.
     """
+    if sys.flags.no_site:  # a session on another host starts quickly, without the directories of packages
+        import site
+
+        site.main()
     try:
         return importlib.import_module("libvirt")
     except ImportError as error:

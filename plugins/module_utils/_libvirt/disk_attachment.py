@@ -81,6 +81,11 @@ def plan_attachment(domain: Domain, disk: Disk) -> DiskPlan:
         _define(plan, roots.edit, disk, names, place)
     if roots.running is not None:
         _plan_plug(plan, domain, roots.running, disk, names, place)
+        if roots.edit is None and plan.restart_reasons:
+            raise Conflict(
+                f"The domain {domain.name!r} can't get the disk {disk.source!r}: it is transient, so nothing is kept "
+                f"for its next start, and {plan.restart_reasons[0]}."
+            )
     elif (saved := domain.saved_xml()) is not None and _is_other(disk, find_disk(parse(saved), names)):
         plan.restart_reasons.append(SAVED_STATE)
     return plan
@@ -192,7 +197,9 @@ def _plan_plug(
 
 
 def _not_live(disk: Disk, verb: str) -> str:
-    return f"a running domain {verb} disks on the buses {' and '.join(LIVE_BUSES)} only, and this one is on {disk.bus}"
+    return (
+        f"a running domain {verb} disks on the buses {' and '.join(LIVE_BUSES)} only, and this one is on {disk.bus!r}"
+    )
 
 
 def _plug_controller(domain: Domain, index: str) -> Action:

@@ -28,7 +28,8 @@ def copy_disk(
     """Copy the present content of a disk, with the content of its backing files, while the guest writes on.
 
     :arg target: an existing empty image of the disk's size. QEMU writes to it as its own user.
-    :arg format: the format of ``target``.
+    :arg format: the format of ``target``. QEMU allocates every block of a raw target, also the zeros. A qcow2 target
+        has the allocated data only.
     :arg deadline: seconds. Afterwards the copy is stopped.
     :arg quiesce: ``method`` of :func:`quiesced`, for the moment at which the copy begins; ``None`` is a copy as after a
         power failure.

@@ -11,6 +11,8 @@ Facts about libvirt 9.0 and 11.3 with QEMU 7.2 and 10.0, for a disk whose path i
 * A block commit opens its base by that name. It reports success, and the data is lost. So files are merged by block
   pulls only, which write to nothing but the newest file.
 * A snapshot writes the chain with the wrong name into the definition, and the domain doesn't start with it.
+* After a block pull, QEMU 7.2 has the data in memory only. A QEMU that is killed then has lost it. A pause writes the
+  data to the file.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from .connection import Domain
 from .devices.disk import file_names, find_disk, targets
 from .domain_xml import obtain_child, parse, to_text
 from .edit import DefinitionEdit
+from .quiesce import quiesced
 from .running_disk import Layer, Progress, RunningDisk, aborted_on_error, wait_for_job
 
 
@@ -105,12 +108,13 @@ def merge_files(
     """Copy the data of all files between the newest file and ``files[base]`` into the newest file.
 
     Afterwards ``files[base]`` is the backing file of the newest file, and the running domain has closed the files
-    between them. Their content is unchanged. If this process is killed, QEMU completes the work.
+    between them. Their content is unchanged. They can be removed when this function has returned, not before. If this
+    process is killed, QEMU completes the work.
 
     :arg files: all files of the disk, each before its backing file, as their headers say.
     :arg base: the number of all files leaves the newest file without a backing file.
     :arg deadline: seconds. Afterwards the work is stopped, and the chain is as before.
-    :raises Conflict: a job is under way on the disk, or the domain has other files open.
+    :raises Conflict: a job is under way on the disk, the domain has other files open, or the domain is paused.
     :raises TimedOut: the deadline has passed.
     :raises LibvirtFailed: a file can't be read or written.
     """
@@ -119,6 +123,11 @@ def merge_files(
     _check_files(disk, files, layers)
     if base == 1:
         return
+    if disk.domain.is_halted:
+        raise Conflict(
+            f"The files of the {disk} can't be merged while the domain is paused, because QEMU does not write all data "
+            "to the file then: resume the domain, or shut it off."
+        )
     handle, names = disk.domain.handle, disk.domain.libvirt
     with disk.calls("merge the files of"):
         if base == len(files):
@@ -139,6 +148,8 @@ def merge_files(
             f"libvirt did not merge the files of the {disk}: a file could not be read or written; the log of the "
             "domain has the reason."
         )
+    with quiesced(disk.domain, method="suspend"):
+        pass  # the pause writes the data to the file
 
 
 def _check_files(disk: RunningDisk, files: Sequence[DiskFile], layers: Sequence[Layer]) -> None:

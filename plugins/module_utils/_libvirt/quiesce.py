@@ -19,8 +19,8 @@ from .domain_xml import devices, parse
 #: The ways to keep a guest from writing.
 METHODS = ("auto", "agent", "suspend")
 
-#: Upper bound of the time in which the guest agent responds, in seconds.
-AGENT_DEADLINE = 20
+#: Upper bound of the time in which the guest agent thaws the guest, in seconds. A failed try is repeated.
+THAW_DEADLINE = 10
 
 #: Upper bound of the time in which a guest is let go again, in seconds.
 PATIENCE = 60
@@ -71,29 +71,25 @@ def _begin(stack: contextlib.ExitStack, domain: Domain, method: str, deadline: f
         )
     if method != "suspend" and is_connected:
         try:
-            stack.enter_context(_state(domain, _freeze, _thaw, deadline))
+            stack.enter_context(_state(domain, functools.partial(_freeze, domain, deadline / 2), _thaw, deadline))
             return "agent"
         except LibvirtFailed:
             if method == "agent":
                 raise
-    stack.enter_context(_state(domain, _suspend, _resume, deadline))
+    stack.enter_context(_state(domain, functools.partial(_suspend, domain), _resume, deadline))
     return "suspend"
 
 
-@contextlib.contextmanager
 def _state(
-    domain: Domain, begin: Callable[[Domain], None], end: Callable[[Domain], None], deadline: float
-) -> Iterator[None]:
+    domain: Domain, begin: Callable[[], None], end: Callable[[Domain], None], deadline: float
+) -> contextlib.AbstractContextManager[None]:
     uri, uuid = domain.hypervisor.uri, domain.uuid
 
     def prepare() -> Callable[[], None]:
         return functools.partial(_end, Hypervisor(uri).domain_by_uuid(uuid), end)
 
-    with guarded(
-        f"The time without writes of the domain {domain.name!r}", prepare, deadline=deadline, patience=PATIENCE
-    ):
-        begin(domain)
-        yield
+    doing = f"The time without writes of the domain {domain.name!r}"
+    return guarded(doing, begin, prepare, deadline=deadline, patience=PATIENCE)
 
 
 def _end(domain: Domain, end: Callable[[Domain], None]) -> None:
@@ -103,19 +99,28 @@ def _end(domain: Domain, end: Callable[[Domain], None]) -> None:
             end(domain)
 
 
-def _freeze(domain: Domain) -> None:
-    with domain.calls("freeze the guest of"):
-        # By default libvirt waits for ever for an agent that doesn't respond.
-        domain.handle.agentSetResponseTimeout(AGENT_DEADLINE, 0)
+def _freeze(domain: Domain, deadline: float) -> None:
+    """Let the guest agent freeze all file systems. A hostile agent may never respond, and by default libvirt waits for
+    it for ever.
+    """
+    with domain.calls("freeze the guest of"), _response_within(domain, deadline):
         count = domain.handle.fsFreeze(None, 0)
     if count < 1:
         raise LibvirtFailed(f"The guest agent of the domain {domain.name!r} froze no file system.")
 
 
 def _thaw(domain: Domain) -> None:
-    with domain.calls("thaw the guest of"):
-        domain.handle.agentSetResponseTimeout(AGENT_DEADLINE, 0)
+    with domain.calls("thaw the guest of"), _response_within(domain, THAW_DEADLINE):
         domain.handle.fsThaw(None, 0)
+
+
+@contextlib.contextmanager
+def _response_within(domain: Domain, seconds: float) -> Iterator[None]:
+    """Bound the time in which the guest agent must respond, for a block."""
+    domain.handle.agentSetResponseTimeout(max(1, int(seconds)), 0)
+    try:
+        yield
+    finally:
         domain.handle.agentSetResponseTimeout(domain.libvirt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
 
 
@@ -131,4 +136,4 @@ def _resume(domain: Domain) -> None:
             domain.handle.resume()
 
 
-__all__ = ["AGENT_DEADLINE", "METHODS", "has_agent", "quiesced"]
+__all__ = ["METHODS", "has_agent", "quiesced"]

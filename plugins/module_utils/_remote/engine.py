@@ -15,6 +15,7 @@ import importlib.util
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Container, Iterator
 
 #: The name of the package on the other side.
@@ -23,9 +24,10 @@ ENGINE = "granary_vmstore"
 #: The name of the package here.
 _HERE = __name__.rpartition("._remote.")[0]
 
-#: A block of imports for type checkers only. The block ends with the indentation.
-_TYPE_CHECKING = re.compile(r"^if TYPE_CHECKING:\n(?:(?: .*)?\n)+", re.MULTILINE)
-_IMPORT = re.compile(r"^ *from (\.+)([\w.]*) import (?:\(([^)]*)\)|(.*))", re.MULTILINE)
+#: A block of imports for type checkers only. The block ends with the indentation. Patterns that begin with a line feed
+#: are found much faster than with the beginning of a line.
+_TYPE_CHECKING = re.compile(r"\nif TYPE_CHECKING:\n(?:(?: .*)?\n)+")
+_IMPORT = re.compile(r"\n *from (\.+)([\w.]*) import (?:\(([^)]*)\)|(.*))")
 
 
 @functools.cache
@@ -64,13 +66,16 @@ def path_in_engine(module: str) -> str:
 
 
 def pack_engine(module: str) -> bytes:
-    """Return :func:`engine_sources` as a ZIP file for Python's zipimport."""
+    """Return :func:`engine_sources` as a ZIP file for Python's zipimport, compressed as a whole with zlib.
+
+    Compression of the whole is smaller and faster than that of each file. Level 1 is enough, because only one host
+    reads the archive, once.
+    """
     with io.BytesIO() as file:
-        # Fast compression is enough, because only one host reads the archive, once.
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with zipfile.ZipFile(file, "w") as archive:
             for path, source in engine_sources(module).items():
                 archive.writestr(f"{ENGINE}/{path}", source)
-        return file.getvalue()
+        return zlib.compress(file.getvalue(), 1)
 
 
 def _find_imports(name: str, source: str, known: Container[str]) -> Iterator[str]:
@@ -80,7 +85,7 @@ def _find_imports(name: str, source: str, known: Container[str]) -> Iterator[str
 
     :arg known: the paths of known modules.
     """
-    for dots, path, many, one in _IMPORT.findall(_TYPE_CHECKING.sub("", source)):
+    for dots, path, many, one in _IMPORT.findall(_TYPE_CHECKING.sub("\n", source)):
         base = ".".join([*name.split(".")[: -len(dots)], *([path] if path else [])])
         if path and (f"{base.replace('.', '/')}.py" in known or _read_source(base) is not None):
             yield base

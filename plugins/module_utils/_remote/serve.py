@@ -54,7 +54,7 @@ def serve(
     signal.signal(signal.SIGTERM, _terminate)
     request = decode(stdin.readline(), kinds)
     received: object = None
-    if request.get("tree") and peer is not None:
+    if request.get("transfer") and peer is not None:
         received = peer(stdin, answers, request)
     elif request["size"] is None:
         confirmation.watch()

@@ -57,14 +57,14 @@ READY = "granary.vmstore is here"
 #: file would otherwise get its number and receive the messages.
 BOOTSTRAP = ";".join(
     (
-        "import os,sys",
+        "import os,sys,zlib",
         'os.path.exists("/proc/self/fd/2")or os.open(os.devnull,os.O_WRONLY)',
         'sys.version_info<(3,9)and sys.exit("Python 3.9 or newer is expected, and python3 is '
         '%d.%d"%sys.version_info[:2])',
         f'print("{READY}",flush=True)',
         "i=sys.stdin.buffer",
         f'm=os.memfd_create("{ENGINE}")',
-        "os.write(m,i.read(int(i.readline())))",
+        "os.write(m,zlib.decompress(i.read(int(i.readline()))))",
         'sys.path.insert(0,"/proc/self/fd/%d"%m)',
         f"from {ENGINE}.{{module}} import serve",
         "serve(i)",

@@ -91,14 +91,16 @@ class Staging:
         """
         position = self._read_state()
         if position is None:
-            position = self.start
             for name in (DATA, OLD):
                 with contextlib.suppress(FileNotFoundError):
                     remove_at(self._part.descriptor, name)
+            self._require_room(self.start)
             os.mkdir(DATA, 0o700, dir_fd=self._part.descriptor)
+        else:
+            self._require_room(position)
         self.data = open_directory_at(self._part.descriptor, DATA)
-        self._require_room(position)
-        if position == self.start:
+        if position is None:
+            position = self.start
             self._create()
             self.note(position)
         else:
@@ -283,7 +285,10 @@ def sweep_parts(directory: int) -> None:
     for name in list_directory(directory):
         if is_part_name(name):
             with contextlib.suppress(OSError):
-                remove_unheld_directory(directory, name)
+                try:
+                    remove_unheld_directory(directory, name)
+                except FileNotFoundError:  # its program was killed before it created the lock
+                    os.rmdir(name, dir_fd=directory)
 
 
 def _is_directory_at(directory: int, name: str) -> bool:

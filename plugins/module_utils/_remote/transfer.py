@@ -20,7 +20,6 @@ from .ssh import fast_cipher
 from .staging import Staging
 from .tree import Source, Tree, digest_of
 from .tree_exchange import Broken, confirm, receive_tree, send_tree
-from .tree_peer import PULL, PUSH
 from .tree_session import TreeSession
 from .tree_stream import SEGMENT
 from .wire import Operation
@@ -80,7 +79,7 @@ def push_tree(
     tree = source.describe()
 
     def attempt(session: TreeSession, fields: Mapping[str, object]) -> Any:
-        session.begin(action, {**request, **fields, "tree": PUSH})
+        session.begin(action, {**request, **fields})
         send_tree(session, source, tree)
         return session.read_result(operation, kinds)
 
@@ -116,7 +115,7 @@ def pull_tree(
 
     def attempt(session: TreeSession, fields: Mapping[str, object]) -> Any:
         known = digest_of(received[0]).hex() if received else None
-        session.begin(action, {**request, **fields, "tree": PULL, "received": known})
+        session.begin(action, {**request, **fields, "received": known})
         if not received:
             tree = receive_tree(session, directory, place, transfer.part, commit, owner=owner, accept=accept)
             received.append(tree)

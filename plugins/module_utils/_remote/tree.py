@@ -16,7 +16,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 
 from .._core.directory import exists_at, open_directory_at, open_file_at
-from .._core.errors import Conflict, NotFound, StaleState
+from .._core.errors import Conflict, NotFound, StaleState, os_errors
 from .._core.records import dataclass, fields, replace
 from .._core.sparse import extents
 from .._core.temporary import is_part_name
@@ -87,15 +87,18 @@ class Source:
 
         :raises NotFound: the first name is missing.
         :raises Conflict: a file is neither regular, a directory nor a link within the tree, or the tree is too large.
-        :raises OSError: a file can't be read.
+        :raises FileAccessFailed: a file can't be read.
         """
         entries: list[Entry] = []
-        for number, (name, new) in enumerate(self._names.items()):
-            try:
-                entries.extend(self.walk(self._directory, name, new, len(entries)))
-            except FileNotFoundError as error:
-                if number == 0:
-                    raise NotFound(f"There is no {self.place}/{name} to transfer.") from error
+        if not self.exists():
+            raise NotFound(f"There is no {self.place}/{next(iter(self._names))} to transfer.")
+        with os_errors(f"read files in {self.place}"):
+            for name, new in self._names.items():
+                if exists_at(self._directory, name):
+                    for entry in self.walk(self._directory, name, new):
+                        if len(entries) >= MOST_ENTRIES:
+                            raise self.refuse(f"there are more than {MOST_ENTRIES} files")
+                        entries.append(entry)
         entries.sort(key=_order)
         try:
             check_tree(entries)
@@ -103,7 +106,7 @@ class Source:
             raise self.refuse(str(error)) from error
         return tuple(entries)
 
-    def walk(self, directory: int, name: str, path: str, count: int = 0) -> Iterator[Entry]:
+    def walk(self, directory: int, name: str, path: str) -> Iterator[Entry]:
         """Yield an entry, and the entries below it."""
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         entry = Entry(path, FILE, stat.S_IMODE(status.st_mode) & 0o777, status.st_mtime_ns)
@@ -114,7 +117,7 @@ class Source:
             yield replace(entry, size=size, data=data, version=status.st_ctime_ns)
         elif stat.S_ISLNK(status.st_mode):
             target = os.readlink(name, dir_fd=directory)
-            yield replace(entry, kind=LINK, mode=0o777, target=self._rename(target) if "/" not in path else target)
+            yield replace(entry, kind=LINK, mode=0o777, target=target if "/" in path else self._rename(target))
         elif stat.S_ISDIR(status.st_mode):
             yield replace(entry, kind=DIRECTORY)
             if path.count("/") + 1 >= DEEPEST:
@@ -122,12 +125,8 @@ class Source:
             opened = open_directory_at(directory, name)
             try:
                 for inner in os.listdir(opened):
-                    if is_part_name(inner):
-                        continue
-                    count += 1
-                    if count > MOST_ENTRIES:
-                        raise self.refuse(f"there are more than {MOST_ENTRIES} files")
-                    yield from self.walk(opened, inner, f"{path}/{inner}", count)
+                    if not is_part_name(inner):
+                        yield from self.walk(opened, inner, f"{path}/{inner}")
             finally:
                 os.close(opened)
         else:
@@ -169,9 +168,8 @@ class Source:
 
     def stale(self, entry: Entry) -> StaleState:
         """Return the error about a file that changed."""
-        return StaleState(
-            f"{self.place}/{entry.path} changed while it was transferred; transfer it when nothing writes to it."
-        )
+        path = "/".join([self.place, *self.locate(entry.path)])
+        return StaleState(f"{path} changed while it was transferred; transfer it when nothing writes to it.")
 
 
 @contextlib.contextmanager

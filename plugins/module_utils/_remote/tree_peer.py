@@ -16,15 +16,12 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
-from .._core.errors import StaleState
+from .._core.errors import StaleState, TransferFailed
 from .._core.locks import retry_until
 from .._core.temporary import is_part_name
 from .staging import Staging
 from .tree import Source, Tree, digest_of
 from .tree_exchange import LONGEST_TREE, Broken, confirm, receive_tree, send_tree
-
-#: Requests of an operation with a tree, in the field ``tree``.
-PUSH, PULL = "push", "pull"
 
 #: Upper bound of the time in which the process of an earlier connection ends, in seconds.
 END_DEADLINE = 10
@@ -85,8 +82,10 @@ class TreePeer:
         line = self._stdin.readline(LONGEST_TREE)
         if not line.endswith(b"\n"):
             raise self._gone()
-        found: Mapping[str, Any] = json.loads(line)
-        return found
+        try:
+            return dict(json.loads(line))
+        except (RecursionError, TypeError, ValueError) as error:
+            raise TransferFailed("The front-end sent a message that isn't one.") from error
 
     def read_into(self, buffer: memoryview) -> None:
         while buffer:
@@ -146,4 +145,4 @@ def _end_process(address: bytes) -> None:
             os.kill(process, signal.SIGKILL)
 
 
-__all__ = ["PULL", "PUSH", "TreePeer", "open_peer"]
+__all__ = ["TreePeer", "open_peer"]

@@ -58,7 +58,7 @@ class TreeSession(Session):
         buffer[:kept] = self._input[:kept]
         del self._input[:kept]
         while kept < len(buffer):
-            self._wait_for(STALL, is_writing=False)
+            self._wait_for(time.monotonic() + STALL, is_writing=False)
             length = self._ssh.read_into(buffer[kept:])
             if not length:
                 raise self._broken()
@@ -68,13 +68,15 @@ class TreeSession(Session):
     def write(self, data: bytes | memoryview) -> None:
         rest: bytes | memoryview | None = memoryview(data)
         self.moved += len(data)
+        end = time.monotonic() + STALL
         while rest:
-            can_read, can_write = self._wait_for(STALL, is_writing=True)
+            can_read, can_write = self._wait_for(end, is_writing=True)
             if can_read:
                 self._read_input()
                 self._take_logs()
             if can_write:
                 rest = self._ssh.write(rest)
+                end = time.monotonic() + STALL
         if rest is None:  # the host has ended, perhaps with an error
             self._next_line(GRACE)
             raise self._broken()
@@ -89,7 +91,7 @@ class TreeSession(Session):
                 line = bytes(self._input[:length])
                 del self._input[:length]
                 return line
-            self._wait_for(end - time.monotonic(), is_writing=False)
+            self._wait_for(end, is_writing=False)
             self._read_input()
 
     def _take_logs(self) -> None:
@@ -113,16 +115,15 @@ class TreeSession(Session):
         if len(self._input) > LONGEST_ANSWER:
             raise self.unexpected(f"a line of more than {LONGEST_ANSWER} bytes")
 
-    def _wait_for(self, seconds: float, *, is_writing: bool) -> tuple[bool, bool]:
+    def _wait_for(self, end: float, *, is_writing: bool) -> tuple[bool, bool]:
         """Wait until the host sends something, or takes something.
 
-        :raises CommandFailed: neither happens in time.
+        :raises CommandFailed: nothing was taken or sent until ``end``.
         """
-        can_read, can_write = self._wait(time.monotonic() + seconds, is_writing=is_writing)
-        if not can_read and not can_write:
-            raise CommandFailed(
-                f"The {self._peer} did nothing for {self._action} within {seconds:g} seconds and is given up."
-            )
+        can_read, can_write = self._wait(end, is_writing=is_writing)
+        if not can_write and time.monotonic() >= end:
+            doing = "accepts no more data for" if is_writing else "sends nothing more for"
+            raise CommandFailed(f"The {self._peer} {doing} {self._action} and is given up.")
         return can_read, can_write
 
     def _broken(self) -> Broken:

@@ -11,6 +11,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CatalogFailed,
+    Conflict,
+    DependencyNotFound,
+    InvalidInput,
+    NoSpace,
+)
+from refusal import require_failure
+
 VIRTIOFS = {"ds_driver": "virtiofs", "tm_driver": "virtiofs"}
 HUNG_MOUNT = str(Path(__file__).parents[2] / "hung_mount.py")
 
@@ -57,35 +66,36 @@ def test_info_monitors_what_answers_and_says_what_does_not(front_end) -> None:
 
 
 def test_errors(virtiofs) -> None:
-    messages = virtiofs.errors(
+    changed, default, name, attribute, missing = virtiofs.failures(
         ("datastore", {"name": "fs", "tm_driver": "ssh"}),
         ("datastore", {"name": "default", "state": "absent"}),
         ("datastore", {"name": "a\tb", **VIRTIOFS}),
         ("datastore", {"name": "x", **VIRTIOFS, "attributes": {"safe_dir": "/x"}}),
         ("datastore_info", {"name": "none"}),
     )
-    assert messages[0] == "tm_driver: the datastore 'fs' was created with 'virtiofs', which can't change to 'ssh'."
-    assert messages[1] == "The datastore 1 ('default') is one of the defaults, which can't be removed."
-    assert messages[2].startswith("name: 'a\\tb' is not accepted: 1 to 128 printable characters")
-    assert messages[3].endswith("the nearest option of the module is 'safe_dirs'.")
-    assert messages[4] == f"name: there is no datastore 'none' in the catalog {virtiofs.catalog}."
+    require_failure(changed, Conflict, names=["tm_driver", "'fs'", "'virtiofs'", "'ssh'"])
+    require_failure(default, Conflict, names=["'default'"])
+    require_failure(name, InvalidInput, option="name", names=["'a\\tb'"])
+    require_failure(
+        attribute,
+        InvalidInput,
+        option="attributes",
+        says=(
+            "attributes: 'safe_dir' is not accepted: the virtiofs driver has no further attributes; the nearest option "
+            "of the module is 'safe_dirs'."
+        ),
+    )
+    require_failure(missing, DependencyNotFound, names=["'none'", virtiofs.catalog])
 
 
 def test_a_catalog_from_a_newer_version(virtiofs) -> None:
     with contextlib.closing(sqlite3.connect(virtiofs.catalog)) as connection:
         connection.execute("PRAGMA user_version = 99")
     wish = {"name": "x", **VIRTIOFS}
-    messages = virtiofs.errors(
+    for result in virtiofs.failures(
         ("datastore", wish), ("datastore", {**wish, "check": True}), ("datastore_info", {}), ("image_info", {})
-    )
-    assert (
-        messages
-        == [
-            f"The catalog {virtiofs.catalog} was written by a newer granary.vmstore (schema 99); this one supports "
-            "schema 4."
-        ]
-        * 4
-    )
+    ):
+        require_failure(result, CatalogFailed, names=[virtiofs.catalog, 99])
 
 
 FULL = """
@@ -103,17 +113,13 @@ def test_a_full_disk(virtiofs) -> None:
     virtiofs.enter = ("unshare", "-m", "sh", "-ec", FULL, "sh", str(full), str(virtiofs.catalog))
     path = f"{full}/catalog.sqlite"
     wish = {"name": "x", **VIRTIOFS, "catalog": path}
-    assert virtiofs.errors(("datastore", wish)) == [
-        f"The catalog {path} can't be written: the file system is full. Nothing was changed."
-    ]
+    (result,) = virtiofs.failures(("datastore", wish))
+    require_failure(result, NoSpace, names=[path])
 
 
 def test_a_catalog_on_a_network_file_system(virtiofs) -> None:
     remote = virtiofs.directory / "remote"
     remote.mkdir()
     virtiofs.enter = (sys.executable, HUNG_MOUNT, str(remote), "fuse.glusterfs")
-    (message,) = virtiofs.errors(("datastore", {"name": "x", **VIRTIOFS, "catalog": f"{remote}/catalog.sqlite"}))
-    assert message.startswith(
-        f"The catalog can't be in {remote}, which is on the network file system 'fuse.glusterfs': file locks are not "
-        "dependable there"
-    )
+    (result,) = virtiofs.failures(("datastore", {"name": "x", **VIRTIOFS, "catalog": f"{remote}/catalog.sqlite"}))
+    require_failure(result, CatalogFailed, names=[remote, "'fuse.glusterfs'"])

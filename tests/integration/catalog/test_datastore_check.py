@@ -12,6 +12,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    Conflict,
+    DependencyNotFound,
+    InvalidInput,
+    TimedOut,
+    UnsupportedAction,
+)
+from refusal import require_failure
 
 HUNG_MOUNT = str(Path(__file__).parents[2] / "hung_mount.py")
 SIZE = 3 << 20
@@ -158,7 +166,8 @@ def test_a_dead_file_server_keeps_no_one_waiting(front_end, store: Path) -> None
     everything = front_end.run("datastore_check", repair=True, timeout=1)
     assert (everything["failed"], everything["changed"], everything["consistent"]) == (False, False, False)
     assert [one["error"] for one in everything["datastores"]] == [why, None]
-    assert front_end.errors(("datastore_check", {"name": "default", "timeout": 1})) == [why]
+    (result,) = front_end.failures(("datastore_check", {"name": "default", "timeout": 1}))
+    require_failure(result, TimedOut, names=[store])
     assert front_end.dump() == rows
 
 
@@ -166,7 +175,7 @@ def test_errors(front_end, store: Path) -> None:
     path = store / ("a" * 32)
     path.write_bytes(b"data")
     add(front_end, 0, path, "raw", 1)
-    messages = front_end.errors(
+    results = front_end.failures(
         ("datastore_check", {"remove": ["x0"]}),
         ("datastore_check", {"repair": True, "remove": ["x0"]}),
         ("datastore_check", {"repair": True, "remove": ["/etc/passwd"]}),
@@ -175,20 +184,11 @@ def test_errors(front_end, store: Path) -> None:
         ("datastore_check", {"timeout": 0}),
         ("datastore_check", {"catalog": f"{store}/none.sqlite"}),
     )
-    assert messages[0] == "remove: ['x0'] is not accepted: nothing is removed without repair=true."
-    assert (
-        messages[1]
-        == "remove: 'x0' is the image 'x0', whose data is there; the module granary.vmstore.image removes it."
-    )
-    assert messages[2].startswith(
-        "remove: '/etc/passwd' is not accepted: the path of data in a datastore that is checked"
-    )
-    assert messages[3] == "inventory is not supported by the virtiofs driver."
-    assert messages[4] == f"name: there is no datastore 'none' in the catalog {front_end.catalog}."
-    assert messages[5] == "timeout: 0 is not accepted: 1 to 86400 seconds are expected."
-    assert (
-        messages[6]
-        == f"There is no catalog at {store}/none.sqlite; the module granary.vmstore.datastore makes it on the "
-        "front-end."
-    )
+    require_failure(results[0], InvalidInput, option="remove", names=["['x0']"])
+    require_failure(results[1], Conflict, names=["remove", "'x0'"])
+    require_failure(results[2], InvalidInput, option="remove", names=["'/etc/passwd'"])
+    require_failure(results[3], UnsupportedAction, names=["inventory", "virtiofs"])
+    require_failure(results[4], DependencyNotFound, names=["'none'", front_end.catalog])
+    require_failure(results[5], InvalidInput, option="timeout", names=["0"])
+    require_failure(results[6], DependencyNotFound, names=[f"{store}/none.sqlite"])
     assert path.read_bytes() == b"data"

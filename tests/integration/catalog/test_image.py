@@ -10,6 +10,15 @@ import os
 import subprocess
 from pathlib import Path
 
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    Conflict,
+    InvalidInput,
+    PartlyDone,
+    PathNotAllowed,
+    UnsupportedAction,
+)
+from refusal import require_failure
+
 
 def test_create_update_remove(virtiofs) -> None:
     (virtiofs.data / "file").write_bytes(os.urandom(3 * 2**20))
@@ -47,7 +56,7 @@ def test_hostile_directory_names(virtiofs) -> None:
 def test_errors_of_a_new_image(virtiofs) -> None:
     path = str(virtiofs.data)
     new = {"name": "x", "datastore": "fs", "path": path}
-    messages = virtiofs.errors(
+    results = virtiofs.failures(
         ("image", {**new, "path": "/etc"}),
         ("image", {**new, "path": "/"}),
         ("image", {**new, "path": f"{path}/none"}),
@@ -55,14 +64,12 @@ def test_errors_of_a_new_image(virtiofs) -> None:
         ("image", {"name": "x", "datastore": "fs", "size": 5}),
         ("image", {"name": "x", "datastore": "fs", "type": "filesystem", "clone_from": "y"}),
     )
-    assert messages[0] == "path: '/etc' is not accepted: it is or contains the restricted directory /etc."
-    assert messages[1].startswith("path: '/' is not accepted: it is or contains the restricted directory /")
-    assert messages[2].startswith(f"path: '{path}/none' is not accepted: a directory on the front-end or on a host")
-    assert messages[3].startswith("mount_tag: 'a b' is not accepted: 1 to 36 letters")
-    assert messages[4:] == [
-        "mkfs is not supported by the virtiofs driver.",
-        "clone is not supported by the virtiofs driver.",
-    ]
+    require_failure(results[0], PathNotAllowed, option="path", names=["'/etc'"])
+    require_failure(results[1], PathNotAllowed, option="path", names=["'/'"])
+    require_failure(results[2], InvalidInput, option="path", names=[f"'{path}/none'"])
+    require_failure(results[3], InvalidInput, option="mount_tag", names=["'a b'"])
+    require_failure(results[4], UnsupportedAction, names=["mkfs", "virtiofs"])
+    require_failure(results[5], UnsupportedAction, names=["clone", "virtiofs"])
 
 
 def test_errors_of_an_image_in_use(virtiofs) -> None:
@@ -71,22 +78,20 @@ def test_errors_of_an_image_in_use(virtiofs) -> None:
         ("image", {"name": "one", "datastore": "fs", "path": path}),
         ("image_attachment", {"image": "one", "host": "h1", "domain": "web"}),
     )
-    in_use = "while it is used by the domain 'web' on the host 'h1'."
-    assert virtiofs.errors(
+    in_use = ["'one'", "'web'", "'h1'"]
+    results = virtiofs.failures(
         ("image", {"name": "one", "size": 5}),
         ("image", {"name": "two", "datastore": "fs", "path": path, "mount_tag": "one-0"}),
         ("datastore", {"name": "fs", "state": "absent"}),
         ("image", {"name": "one", "persistent": True}),
         ("image", {"id": 0, "name": "renamed"}),
         ("image", {"name": "one", "state": "absent"}),
-    ) == [
-        "resize is not supported by the virtiofs driver.",
-        "mount_tag: 'one-0' belongs to the image 'one', and two images can't have one mount tag.",
-        "The datastore 'fs' can't be removed: it has the images 'one'.",
-        f"The image 'one' can't be changed {in_use}",
-        f"The image 'one' can't be changed {in_use}",
-        f"The image 'one' can't be removed {in_use}",
-    ]
+    )
+    require_failure(results[0], UnsupportedAction, names=["resize", "virtiofs"])
+    require_failure(results[1], Conflict, names=["mount_tag", "'one-0'", "'one'"])
+    require_failure(results[2], Conflict, names=["'fs'", "'one'"])
+    for result in results[3:]:
+        require_failure(result, Conflict, names=in_use)
     assert virtiofs.run("image_info", datastore="fs")["images"][0]["attachments"][0]["domain"] == "web"
 
 
@@ -126,11 +131,8 @@ def test_images_that_hold_data(front_end, tmp_path) -> None:
     ]
     subprocess.run(["qemu-img", "compare", "-f", "qcow2", "-F", "raw", images[0]["path"], source], check=True)
 
-    assert front_end.errors(("image", {"name": "one", "path": str(other)})) == [
-        f"path: the image 'one' was made with '{source}'; leave path out, or give checksum: {one['checksum']} if the "
-        "same is there, to keep its data, or give force: true to lose all that it holds and get new data with "
-        f"'{other}'."
-    ]
+    (result,) = front_end.failures(("image", {"name": "one", "path": str(other)}))
+    require_failure(result, Conflict, names=["path", "'one'", f"'{source}'", one["checksum"], f"'{other}'"])
     replaced = front_end.four("image", name="one", path=str(other), force=True)[1]["image"]
     assert Path(replaced["path"]).read_bytes() == other.read_bytes()
     assert not os.path.exists(image["path"])
@@ -146,16 +148,14 @@ def test_errors_of_images_that_hold_data(front_end, tmp_path) -> None:
     new = {"name": "x", "datastore": "default", "type": "os", "path": str(source)}
     front_end.run("datastore", name="bulk", ds_driver="fs", tm_driver="ssh", base_path=f"{tmp_path}/datastore")
     new["datastore"] = "bulk"
-    messages = front_end.errors(
+    results = front_end.failures(
         ("image", {**new, "path": "/etc/shadow"}),
         ("image", {**new, "checksum": f"md5:{'0' * 32}"}),
         ("image", {**new, "type": "kernel"}),
     )
-    assert messages[0].startswith("path: '/etc/shadow' is not accepted: it lies in the restricted directory /etc")
-    assert messages[1].startswith(f"md5: '{'0' * 32}' is not accepted: the md5 of what is at {source} is ")
-    assert messages[2].startswith(
-        "datastore: images of type 'kernel' are not supported by the fs driver of 'bulk', a datastore of type 'image'"
-    )
+    require_failure(results[0], PathNotAllowed, option="path", names=["'/etc/shadow'"])
+    require_failure(results[1], InvalidInput, option="md5", names=["0" * 32, source])
+    require_failure(results[2], UnsupportedAction, names=["datastore", "'kernel'", "'bulk'"])
     assert os.listdir(tmp_path / "datastore") == []
 
 
@@ -170,7 +170,7 @@ def test_a_run_that_fails_in_part_says_what_it_did(front_end, tmp_path) -> None:
         True,
         ["good"],
     )
-    assert result["msg"].startswith("images[0] (bad): md5: ")
+    require_failure(result, PartlyDone, names=["images[0] (bad): md5"])
     assert [image["name"] for image in result["images"]] == ["good"]
     assert front_end.query("SELECT name FROM image") == [("good",)]
     assert os.listdir(tmp_path / "datastore") == [os.path.basename(result["images"][0]["path"])]

@@ -5,6 +5,11 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    Conflict,
+    InvalidInput,
+)
+from refusal import require_failure
 
 
 @pytest.fixture
@@ -43,15 +48,11 @@ def test_sharing_over_hosts(images) -> None:
         )
     )
     assert [one["attachment"]["read_only"] for one in shared] == [False, True, True]
-    messages = images.errors(
+    results = images.failures(
         ("image_attachment", {"image": "mine", "host": "h2", "domain": "web"}),
         ("image_attachment", {"image": "readers", "host": "h3", "domain": "web", "read_only": False}),
         ("image_attachment", {"image": "readers", "host": "-x", "domain": "web"}),
     )
-    assert (
-        messages[0]
-        == "The image 'mine' is persistent and the domain 'web' on the host 'h1' uses it; only an image that is "
-        "non-persistent and read_only can be shared."
-    )
-    assert messages[1].startswith("read_only: False is not accepted")
-    assert messages[2].startswith("host: '-x' is not accepted")
+    require_failure(results[0], Conflict, names=["'mine'", "'web'", "'h1'"])
+    require_failure(results[1], InvalidInput, option="read_only", names=["False"])
+    require_failure(results[2], InvalidInput, option="host", names=["'-x'"])

@@ -13,6 +13,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    Conflict,
+    DependencyNotFound,
+    InvalidInput,
+    NotFound,
+    PathNotAllowed,
+)
+from refusal import require_failure
 
 NAME = "a" * 32
 COLUMNS = "id, name, datastore_id, type, path, format, size_mb, persistent, read_only, checksum"
@@ -93,10 +101,10 @@ def test_delete_revert_flatten(filled) -> None:
 
 def test_errors_of_snapshots(filled) -> None:
     given = {"image": "disk", "snapshot": 1, "state": "flattened"}
-    lost = filled.errors(("image_snapshot", given))
+    (lost,) = filled.failures(("image_snapshot", given))
     attach(filled)
     before = sorted(os.listdir(filled.snapshots))
-    messages = filled.errors(
+    results = filled.failures(
         ("image_snapshot", {**given, "snapshot": 7}),
         ("image_snapshot", {**given, "snapshot": -1}),
         ("image_snapshot", {**given, "image": "none"}),
@@ -104,17 +112,17 @@ def test_errors_of_snapshots(filled) -> None:
         ("image_snapshot", {**given, "state": "reverted", "check": True}),
         ("image_snapshot", {**given, "state": "absent"}),
     )
-    used = "without force while it is used by the domain 'web' on the host 'h1'."
-    assert [*lost, *messages] == [
-        "The image 'disk' can't be flattened to its snapshot 1 without force, because the other snapshots (0, 2) would "
-        "be lost as well.",
-        "snapshot: the image 'disk' has no snapshot 7; it has 0, 1, 2.",
-        "snapshot: -1 is not accepted: an id from 0 to 999999999 is expected.",
-        f"image: there is no image 'none' in the catalog {filled.catalog}.",
-        f"The image 'disk' can't be reverted {used}",
-        f"The image 'disk' can't be reverted {used}",
-        f"The image 'disk' can't lose a snapshot {used}",
-    ]
+    require_failure(lost, Conflict, names=["'disk'", "0, 2"])
+    require_failure(results[0], NotFound, names=["snapshot", "'disk'", "7", "0, 1, 2"])
+    require_failure(results[1], InvalidInput, option="snapshot", names=["-1"])
+    require_failure(results[2], DependencyNotFound, names=["'none'", filled.catalog])
+    require_failure(
+        results[3],
+        Conflict,
+        says="The image 'disk' can't be reverted without force while it is used by the domain 'web' on the host 'h1'.",
+    )
+    for result in results[4:]:
+        require_failure(result, Conflict, names=["'disk'", "'web'", "'h1'"])
     assert sorted(os.listdir(filled.snapshots)) == before
     assert same(filled.image, filled.data / "3")
     filled.four("image_snapshot", **{**given, "state": "reverted", "force": True})
@@ -139,22 +147,18 @@ def test_errors_of_an_export(filled) -> None:
     (filled.data / "link").symlink_to("/etc/passwd")
     store = filled.image.parent
     other = (filled.data / "0").read_bytes()
-    messages = filled.errors(
+    results = filled.failures(
         ("image_export", {"image": "disk", "dest": str(filled.data / "0")}),
         ("image_export", {"image": "disk", "dest": str(filled.data / "link"), "force": True}),
         ("image_export", {"image": "disk", "dest": str(store / "x"), "force": True}),
         ("image_export", {"image": "disk", "dest": str(filled.catalog), "force": True}),
         ("image_export", {"image": "disk", "dest": str(filled.data / "x"), "snapshot": 3}),
     )
-    assert messages == [
-        f"dest: '{filled.data}/0' exists and is not 'disk' in the format qcow2; force replaces it.",
-        f"dest: '{filled.data}/link' is not accepted: the path of a regular file is expected, or one where nothing is "
-        "yet, and no symbolic link.",
-        f"dest: '{store}/x' is not accepted: a file outside of the directories of all datastores is expected, and "
-        f"{store} is one.",
-        f"dest: '{filled.catalog}' is not accepted: it is a file of the catalog.",
-        "snapshot: the image 'disk' has no snapshot 3; it has 0, 1, 2.",
-    ]
+    require_failure(results[0], Conflict, names=["dest", f"'{filled.data}/0'", "'disk'"])
+    require_failure(results[1], InvalidInput, option="dest", names=[f"'{filled.data}/link'"])
+    require_failure(results[2], PathNotAllowed, option="dest", names=[f"'{store}/x'"])
+    require_failure(results[3], PathNotAllowed, option="dest", names=[f"'{filled.catalog}'"])
+    require_failure(results[4], NotFound, names=["snapshot", "'disk'", "3"])
     assert (filled.data / "0").read_bytes() == other
     attach(filled)
     result = filled.run("image_export", image="disk", dest=str(filled.data / "y"))

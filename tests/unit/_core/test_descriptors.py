@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,7 @@ def test_the_engine_of_a_bridge_gets_no_messages(closed: str, what: str) -> None
                 f"{engine.ENGINE}/_driver/datastore/bridge_protocol.py",
                 "import os\ndef serve(stdin): print(os.readlink('/proc/self/fd/2').split(':')[0])\n",
             )
-        code = file.getvalue()
+        code = zlib.compress(file.getvalue())
     done = subprocess.run(
         ["sh", "-c", f"{session.command_for(bridge_protocol.__name__)} {closed}"],
         input=b"%d\n%b" % (len(code), code),

@@ -17,6 +17,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.part_directo
     create_part_directory,
     is_directory_held,
     open_part_directory,
+    remove_all,
     remove_at,
     remove_unheld_directory,
 )
@@ -79,6 +80,16 @@ def test_a_directory_without_a_lock_is_no_part(tmp_path: Path, parent: int) -> N
     (tmp_path / "aside" / "lock").symlink_to("/etc/passwd")
     with pytest.raises(OSError):
         remove_unheld_directory(parent, "aside")
+
+
+def test_removal_of_several_names(tmp_path: Path, parent: int) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "x").touch()
+    (tmp_path / "lock").touch()
+    (tmp_path / "kept").touch()
+    assert remove_all(parent, ["lock", "a", "none"])
+    assert os.listdir(tmp_path) == ["kept"]
+    assert not remove_all(parent, ["lock", "a", "none"])
 
 
 def test_removal_follows_no_link_and_has_a_bound(tmp_path: Path, parent: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, StaleState
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore import cloning
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import CopyOptions, Settings
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._image import copy
 from ansible_collections.granary.vmstore.plugins.module_utils._image.image_chain import ImageChain, OpenChain
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 from refusal import refused
@@ -96,8 +96,8 @@ def test_a_revert_while_it_is_cloned(driver: FsDriver, image: Path, monkeypatch:
         driver.snap_revert(str(image), "qcow2", 0)
         convert(*arguments, **options)
 
-    convert = copy.convert
-    monkeypatch.setattr(copy, "convert", late)
+    convert = cloning.convert
+    monkeypatch.setattr(cloning, "convert", late)
     assert read_content(driver.clone(str(image), "qcow2", CopyOptions("datablock")).source, "qcow2") == [1, 2, 3, 0]
     monkeypatch.undo()
     assert read_content(driver.clone(str(image), "qcow2", CopyOptions("datablock")).source, "qcow2") == [1, 0, 0, 0]

@@ -7,16 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.chunks import CHUNK, read_chunks
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     FileAccessFailed,
     InvalidInput,
     PathNotAllowed,
 )
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.source_file import (
-    CHUNK,
-    open_source_file,
-    read_chunks,
-)
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.source_file import open_source_file
 from refusal import refused
 
 

@@ -55,6 +55,7 @@ def test_a_truth_value_is_no_number(subid: Answer, tmp_path: Path) -> None:
     answer = subid(start=True)
     assert answer["failed"]
     assert answer["msg"] == "start: True is not accepted: a whole number is expected."
+    assert (answer["error"], answer["option"]) == ("InvalidInput", "start")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -64,6 +65,7 @@ def test_a_defect_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     answer = json.loads(capsys.readouterr().out)
     assert answer["failed"]
     assert answer["msg"] == "A defect in granary.vmstore: KeyError: 'nothing'."
+    assert {"error", "option"}.isdisjoint(answer)
 
 
 @pytest.fixture
@@ -255,6 +257,21 @@ def test_elements_of_a_list_are_checked_as_options_are(images: Answer, element: 
     answer = images({"name": "ok", "state": "absent"}, element)
     assert answer["failed"]
     assert message in answer["msg"]
+
+
+def test_a_failure_has_the_class_of_the_error(images: Answer, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = images({"name": "x", "state": "absent"}, {"name": "y", "datastore": "none", "type": "os", "size": 1})
+    assert (answer["error"], "option" in answer) == ("DependencyNotFound", False)
+    answer = images({"name": "x", "datastore": "default", "type": "os", "size": "much"})
+    assert (answer["error"], answer["option"]) == ("InvalidInput", "size")
+    good = {"datastore": "default", "type": "datablock", "size": 1}
+    answer = images(
+        {**good, "name": "good"}, {**good, "name": "bad", "type": "os", "path": "/var/tmp/none", "size": None}
+    )
+    assert (answer["error"], answer["changed"]) == ("PartlyDone", True)
+    with patch_module_args({}), pytest.raises(SystemExit):
+        run_info_module(ArgumentSpec({}), lambda _options: {"x": open("/proc/none")})
+    assert json.loads(capsys.readouterr().out)["error"] == "FileAccessFailed"
 
 
 def test_elements_of_a_list_are_converted_and_completed_as_options_are(images: Answer) -> None:

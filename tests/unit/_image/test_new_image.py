@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import FileAccessFailed
+from ansible_collections.granary.vmstore.plugins.module_utils._core.part_directory import create_part_directory
+from ansible_collections.granary.vmstore.plugins.module_utils._core.temporary import new_part_name
 from ansible_collections.granary.vmstore.plugins.module_utils._image.new_image import (
     new_image,
     remove_files,
@@ -97,6 +99,22 @@ def test_parts_of_killed_programs_are_swept_and_those_of_running_ones_stay(tmp_p
     running[1].communicate(b"")
     assert os.listdir(tmp_path) == [os.path.basename(image)]
     running[0].communicate()
+
+
+def test_part_directories_are_swept_unless_a_program_holds_them(tmp_path):
+    parent = os.open(tmp_path, os.O_RDONLY)
+    held, left = (create_part_directory(parent) for _number in range(2))
+    for part in (held, left):
+        (tmp_path / part.name / "data" / "inner").mkdir(parents=True)
+        (tmp_path / part.name / "data" / "inner" / "x").touch()
+    left.close()
+    (aside := tmp_path / new_part_name()).mkdir()
+    (aside / "directory of root").mkdir()
+    sweep(str(tmp_path))
+    assert set(os.listdir(tmp_path)) == {held.name, aside.name}
+    assert (tmp_path / held.name / "data" / "inner" / "x").exists()
+    held.close()
+    os.close(parent)
 
 
 def test_the_sweep_takes_nothing_else(tmp_path):

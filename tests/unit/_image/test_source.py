@@ -35,6 +35,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 from ansible_collections.granary.vmstore.plugins.module_utils._image import download
 from ansible_collections.granary.vmstore.plugins.module_utils._image import fetch as fetching
 from ansible_collections.granary.vmstore.plugins.module_utils._image.fetch import open_source, read_head
+from ansible_collections.granary.vmstore.plugins.module_utils._image.http import limits
 from ansible_collections.granary.vmstore.plugins.module_utils._image.source import Source
 from refusal import refused
 
@@ -712,7 +713,7 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 def test_an_answer_that_does_not_begin_is_given_up(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, begin: bytes, drop: bytes, use: Callable[[str], object]
 ) -> None:
-    monkeypatch.setattr(download, "BEGINNING", 0.3)
+    monkeypatch.setattr(limits, "BEGINNING", 0.3)
     site = serve(send_drops(begin, drop))
     with refused(
         TransferFailed, says=f"Could not read {site.url}: the server did not begin its response within 0.3 seconds."
@@ -726,16 +727,16 @@ def test_redirects_count_as_the_beginning(serve: Serve, monkeypatch: pytest.Monk
         handler.server.over.wait(0.2)
         handler.head(302, Location=f"/{len(handler.server.asked)}", Content_Length=0)
 
-    monkeypatch.setattr(download, "BEGINNING", 0.3)
+    monkeypatch.setattr(limits, "BEGINNING", 0.3)
     site = serve(slow)
-    with refused(TransferFailed, names=[site.url, download.BEGINNING]):
+    with refused(TransferFailed, names=[site.url, limits.BEGINNING]):
         fetch(site.url)
     assert len(site.asked) <= 2
 
 
 def test_so_does_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server accepts no connection, because its queue is full."""
-    monkeypatch.setattr(download, "BEGINNING", 0.3)
+    monkeypatch.setattr(limits, "BEGINNING", 0.3)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -745,7 +746,7 @@ def test_so_does_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        with refused(TransferFailed, names=[url, download.BEGINNING]):
+        with refused(TransferFailed, names=[url, limits.BEGINNING]):
             fetch(url, timeout=10)
 
 
@@ -759,13 +760,13 @@ def test_so_does_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
             while not over.wait(0.02):
                 connection.sendall(b"X: y\r\n")
 
-    monkeypatch.setattr(download, "BEGINNING", 0.3)
+    monkeypatch.setattr(limits, "BEGINNING", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=proxy, args=(listener,))
         thread.start()
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{listener.getsockname()[1]}")
         try:
-            with refused(TransferFailed, names=["https://images.example/image", download.BEGINNING]):
+            with refused(TransferFailed, names=["https://images.example/image", limits.BEGINNING]):
                 fetch("https://images.example/image")
         finally:
             over.set()

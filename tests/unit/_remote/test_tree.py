@@ -98,7 +98,7 @@ def test_a_file_that_becomes_another_one(tmp_path: Path, opened: int) -> None:
     with (
         refused(
             StaleState,
-            says=f"{tmp_path}/y changed while it was transferred; transfer it when nothing writes to it.",
+            says=f"{tmp_path}/x changed while it was transferred; transfer it when nothing writes to it.",
         ),
         source.opened(described),
         (tmp_path / "x").open("ab") as file,

@@ -4,13 +4,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core import errors
 from ansible_collections.granary.vmstore.plugins.module_utils._core.temporary import new_part_name
 from ansible_collections.granary.vmstore.plugins.module_utils._remote import tree_stream
-from ansible_collections.granary.vmstore.plugins.module_utils._remote.staging import Position, Staging
 from ansible_collections.granary.vmstore.plugins.module_utils._remote.stream import DATA, END, FRAME, HOLE
 from ansible_collections.granary.vmstore.plugins.module_utils._remote.tree import FILE, Entry, Source, digest_of
 from ansible_collections.granary.vmstore.plugins.module_utils._remote.tree_exchange import Broken
@@ -30,6 +27,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._remote.tree_strea
     Digest,
 )
 from refusal import refused
+from trees import announce, receive, record
 
 MIB = 1 << 20
 RANDOM = random.Random(1).randbytes(MIB)
@@ -53,31 +51,6 @@ def source(tmp_path: Path) -> Iterator[Source]:
     descriptor = os.open(directory, os.O_RDONLY)
     yield Source(descriptor, str(directory), {"a": "a", "b": "b"})
     os.close(descriptor)
-
-
-def receive(
-    sent: bytes, target: Path, *, part: str | None = None, commit: Callable[[Staging], object] = Staging.publish
-) -> list[dict[str, Any]]:
-    """Receive bytes into a directory, and return what the receiver answers."""
-    answers = io.BytesIO()
-    descriptor = os.open(target, os.O_RDONLY)
-    try:
-        peer = TreePeer(io.BufferedReader(io.BytesIO(sent)), answers, {"transfer": part or new_part_name()})
-        peer.receive(descriptor, str(target), commit)
-    finally:
-        os.close(descriptor)
-    return [json.loads(line) for line in answers.getvalue().splitlines()]
-
-
-def record(source: Source, position: Position | None = None) -> bytes:
-    """Return what a sender sends."""
-    tree = source.describe()
-    plain = [vars(entry) for entry in tree]
-    sent = [json.dumps({"tree": plain}).encode() + b"\n"]
-    tree_stream.send_data(
-        source, tree, position or Position(0, 0, digest_of(tree)), lambda data: sent.append(bytes(data))
-    )
-    return b"".join(sent)
 
 
 def test_a_tree_with_holes(source: Source, target: Path) -> None:
@@ -128,35 +101,35 @@ def test_a_connection_that_breaks_anywhere_goes_on_from_the_verified_data(
 
 def answer_from(source: Source, target: Path, part: str, answers: list[dict[str, Any]]) -> None:
     """Send a tree with a second connection, from the position that the receiver names."""
-    ends = [os.pipe(), os.pipe()]
-    with contextlib.ExitStack() as stack:
-        files = [
-            stack.enter_context(os.fdopen(end, "wb" if n else "rb", -1 if not n else 0))
-            for pair in ends
-            for n, end in enumerate(pair)
-        ]
-        descriptor = os.open(target, os.O_RDONLY)
-        stack.callback(os.close, descriptor)
-        receiver = TreePeer(files[0], files[3], {"transfer": part})
-        thread = threading.Thread(target=lambda: receiver.receive(descriptor, str(target)))
-        thread.start()
-        sender = TreePeer(files[2], files[1], {"transfer": new_part_name()})
-        read_message = sender.read_message
+    (there, to_there), (here, to_here) = os.pipe(), os.pipe()
 
-        def note(seconds: float = 0) -> Any:
-            answers.append(dict(read_message(seconds)))
-            return answers[-1]
+    def send() -> None:
+        with open(here, "rb") as stdin, open(to_there, "wb", buffering=0) as out:
+            Noting(stdin, out, {"transfer": part}, answers).send(source)
 
-        sender.read_message = note  # type: ignore[method-assign]
-        assert sender.send(source) is not None
+    (thread := threading.Thread(target=send)).start()
+    descriptor = os.open(target, os.O_RDONLY)
+    try:
+        with open(there, "rb") as stdin, open(to_here, "wb", buffering=0) as out:
+            TreePeer(stdin, out, {"transfer": part}).receive(descriptor, str(target))
+    finally:
+        os.close(descriptor)
         thread.join()
 
 
+class Noting(TreePeer):
+    """A peer that notes all messages."""
+
+    def __init__(self, stdin: Any, answers: Any, request: dict[str, Any], noted: list[dict[str, Any]]) -> None:
+        super().__init__(stdin, answers, request)
+        self._noted = noted
+
+    def read_message(self, seconds: float = 0) -> Any:
+        self._noted.append(dict(super().read_message(seconds)))
+        return self._noted[-1]
+
+
 # Hostile senders
-
-
-def announce(*entries: Entry) -> bytes:
-    return json.dumps({"tree": [vars(entry) for entry in entries]}).encode() + b"\n"
 
 
 def sealed(entries: tuple[Entry, ...], *frames: bytes, kind: bytes = END) -> bytes:

@@ -140,3 +140,10 @@ def test_a_bridge_can_not_act_on_a_terminal() -> None:
     answer = answer_to("cp", json.dumps({"error": "NoSpace", "message": "a\x1b[31m\nb"}).encode())
     assert answer["error"].__class__ is errors.NoSpace
     assert str(answer["error"]) == "On the bridge h1: a?[31m?b"
+
+
+def test_an_error_of_a_host_behind_another_one() -> None:
+    """Each host adds its name to the sentence."""
+    answer = encode(describe_failure(errors.NotFound("On the host h2: There is no disk.")))
+    with refused(errors.NotFound, says="On the bridge h1: on the host h2: There is no disk."):
+        raise answer_to("rm", answer)["error"]

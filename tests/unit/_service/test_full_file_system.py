@@ -18,7 +18,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog i
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     CatalogFailed,
     FileAccessFailed,
-    VmstoreError,
+    NoSpace,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.check import (
     DATASTORE_CHECK_SPEC,
@@ -203,7 +203,7 @@ def test_where_data_makes_no_space_the_error_says_what_is_gone(ext4: Path) -> No
 def test_new_images_of_a_full_file_system_change_nothing(ext4: Path, tenant: Path) -> None:
     catalog = make_catalog(ext4)
     fill(ext4)
-    with refused(VmstoreError, names=["images[0] (new)", os.strerror(errno.ENOSPC)]):
+    with refused(NoSpace, names=["images[0] (new)", os.strerror(errno.ENOSPC)]):
         run_images(
             catalog, {"name": "new", "datastore": "default", "type": "datablock", "path": str(tenant / "source")}
         )

@@ -15,7 +15,6 @@ from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog i
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.datastores import DATASTORES
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     Conflict,
-    DependencyMissing,
     DependencyNotFound,
     InvalidInput,
     NotFound,
@@ -472,7 +471,7 @@ def test_check_mode_goes_on_without_the_datastore(path: str, data: Path, new: Ca
     ]
     assert len(plan.warnings) == 2
     with refused(
-        DependencyMissing, says=f"images[0] (a): datastore: there is no datastore 'none' in the catalog {path}."
+        DependencyNotFound, says=f"images[0] (a): datastore: there is no datastore 'none' in the catalog {path}."
     ):
         ImageService({**options, "catalog": path, "images": images}).converge()
 

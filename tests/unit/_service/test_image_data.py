@@ -422,7 +422,7 @@ def test_what_is_stored_as_it_is_is_a_clone_of_a_raw_image(new: Run, run: Run, p
             ):
                 run(check=check, name="y", clone_from="qcow2", **given)
     with refused(
-        VmstoreError,
+        InvalidInput,
         says="images[1] (z): clone_from: 'y' is not accepted: an image of type cdrom is a clone of a "
         "raw one, and 'y' is qcow2.",
     ):
@@ -754,7 +754,7 @@ def test_nothing_is_made_in_an_empty_mount_point(
                 "file system mounted? If the data is lost, force: true makes an image there nevertheless.",
             ):
                 new(check=check, **given)
-    with refused(VmstoreError, names=["images[0] (x): ", mounted]):
+    with refused(Conflict, names=["images[0] (x): ", mounted]):
         run(images=[{"name": name, "datastore": "default", "type": "os", "path": str(source)} for name in ("x", "y")])
     assert stored() == []
     mounted.rmdir()
@@ -981,7 +981,7 @@ def test_many_at_once(run: Run, source: Path, stored: Callable[[], list[str]]) -
     assert len(stored()) == 7
     assert run(images=images).actions == []
     with refused(
-        VmstoreError,
+        Conflict,
         says="images[1] (n1): type: the image 'n1' was registered as 'datablock', which can't change to 'os'.",
     ):
         run(
@@ -991,17 +991,17 @@ def test_many_at_once(run: Run, source: Path, stored: Callable[[], list[str]]) -
             ]
         )
     with refused(
-        VmstoreError,
+        InvalidInput,
         says="images[1] (b): path: 'relative' is not accepted: an absolute path such as '/mnt/data' is expected.",
     ):
         run(images=[images[0], {**images[0], "name": "b", "path": "relative"}])
     with refused(
-        VmstoreError,
+        InvalidInput,
         says="images[0] (a?b): name: 'a\\nb' is not accepted: 1 to 128 printable characters are "
         "expected, no blank at an end and not digits only.",
     ):
         run(images=[{**images[0], "name": "a\nb"}])
-    with refused(VmstoreError, says="images[1] (a): The image 'a' is in the list more than once."):
+    with refused(Conflict, says="images[1] (a): The image 'a' is in the list more than once."):
         run(images=[images[0], images[0]])
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 from ..._core.errors import InvalidInput
 from ..._core.records import TYPE_CHECKING, replace
-from .base import CopyOptions, Settings
+from .base import OPTION, CopyOptions, Settings
 
 if TYPE_CHECKING:
     from typing import Any
@@ -24,10 +24,6 @@ FLAGS = {"convert": True, "no_decompress": False, "sparse": True, "verify": True
 
 #: Formats that images can be converted to.
 DRIVERS = ("raw", "qcow2")
-
-
-#: The name of an attribute in errors.
-OPTION = "attributes.{}".format
 
 
 def copy_options(

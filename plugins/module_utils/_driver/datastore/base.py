@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: Attributes of a datastore that control how images are made (spec: onestor-datastore).
 COPY_ATTRIBUTES = ("convert", "driver", "limit_transfer_bw", "no_decompress", "sparse", "verify")
 
+#: The name of an attribute in errors.
+OPTION = "attributes.{}".format
+
 #: Upper bound of the time of one operation of a file system in seconds.
 TIMEOUT = 300
 
@@ -389,6 +392,7 @@ class DatastoreDriver:
 
 __all__ = [
     "COPY_ATTRIBUTES",
+    "OPTION",
     "SAFE_DIRS",
     "SYSTEM_DIRS",
     "TIMEOUT",

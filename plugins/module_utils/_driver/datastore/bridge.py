@@ -23,9 +23,8 @@ from ..._remote.stream import UNKNOWN, frames_of_file, frames_of_stream, seal
 from . import bridge_protocol
 from .base import CopiedImage, CopyOptions, DatastoreDriver
 from .bridge_protocol import OPERATIONS, kinds_in
-from .directory import size_of_directory
-from .fs import FsDriver
-from .source_file import open_source_file
+from .image_directory import ImageDirectoryDriver
+from .source_file import open_source_file, size_of_directory
 from .users import LOCKED
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def _forward(action: str) -> Callable[..., Any]:
 
 
 class BridgedFsDriver(DatastoreDriver):
-    """The stand-in of :class:`FsDriver` on the front-end.
+    """The stand-in of :class:`ImageDirectoryDriver` on the front-end.
 
     A local path is a path of the front-end, so the front-end checks and opens the file. The bridge fetches URLs, except
     those that need the front-end's downloader.
@@ -53,7 +52,7 @@ class BridgedFsDriver(DatastoreDriver):
     """
 
     #: The front-end can't read the data of an image, so the record lacks ``content``.
-    info = records.replace(FsDriver.info, actions=FsDriver.info.actions - {"content"})
+    info = records.replace(ImageDirectoryDriver.info, actions=ImageDirectoryDriver.info.actions - {"content"})
 
     _where = " where the data is on the hosts of a bridge_list"
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..._image.checked_image import CheckedImage
     from ..._image.new_image import NewImage
     from .base import CopyOptions
-    from .fs import FsDriver
+    from .image_directory import ImageDirectoryDriver
 
 #: Upper bound of the time of a conversion or of mkfs in seconds: a day, which is more than any disk takes.
 COPY_TIMEOUT = 86400
@@ -39,7 +39,12 @@ class Conversion:
     """
 
     def __init__(
-        self, driver: FsDriver, name: str, options: CopyOptions, image_format: str | None, verify: bool | None = None
+        self,
+        driver: ImageDirectoryDriver,
+        name: str,
+        options: CopyOptions,
+        image_format: str | None,
+        verify: bool | None = None,
     ) -> None:
         self._driver = driver
         self._name = name

@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
+from ..._core.chunks import read_chunks
 from ..._core.digits import is_hexadecimal
 from ..._core.errors import InvalidInput, os_errors
 from ..._core.records import TYPE_CHECKING
 from ..._image.checksum import DIGEST_LENGTHS
-from .source_file import read_chunks
 
 if TYPE_CHECKING:
     import hashlib

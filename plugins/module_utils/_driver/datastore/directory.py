@@ -16,7 +16,7 @@ from ..._core.errors import CommandFailed, NotFound, StaleState, os_errors
 from ..._core.records import TYPE_CHECKING
 from ..._model.datastore import NFS_AUTO
 from ..info import DriverInfo
-from .base import Capacity, DatastoreDriver
+from .base import OPTION, Capacity, DatastoreDriver
 
 if TYPE_CHECKING:
     from ..._core.command import Completed
@@ -42,7 +42,6 @@ class DirectoryDriver(DatastoreDriver):
 
     @functools.cached_property
     def _shared_store(self) -> SharedStore:
-        from .attributes import OPTION
         from .shared_store import SharedStore  # few datastores need it
 
         return SharedStore(
@@ -112,16 +111,6 @@ class DirectoryDriver(DatastoreDriver):
         return read_capacity(path, completed)
 
 
-def size_of_directory(driver: DatastoreDriver, path: str) -> int:
-    """Return the size of a directory of this host in MiB, rounded up.
-
-    :raises VmstoreError: the directory isn't allowed, or can't be measured.
-    """
-    from ..._host.directory import Measuring, look
-
-    return look(path, check=driver.check, measuring=Measuring(driver.timeout, driver.log)).size_mb or 0
-
-
 class SystemDriver(DirectoryDriver):
     """The stand-in for the missing datastore driver of system datastores (spec: storage-driver). On the front-end,
     system datastores are directories like those of ``fs``.
@@ -162,5 +151,4 @@ __all__ = [
     "SystemDriver",
     "in_mebibytes",
     "read_capacity",
-    "size_of_directory",
 ]

@@ -2,74 +2,48 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Image files in a directory (spec: storage-driver): an image is ``<base path>/<32 hexadecimal digits>``, its
-snapshots are in ``<image>.snap``.
-"""
+"""The ``fs`` driver of a datastore whose data is on the front-end."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 
-from ..._core.errors import Conflict, InvalidInput, StaleState, VmstoreError, os_errors
 from ..._core.paths import is_url
 from ..._core.records import TYPE_CHECKING
-from ..._model.datastore import NFS_AUTO
-from ..info import DriverInfo
-from .base import COPY_ATTRIBUTES, CopiedImage, CopyOptions, ExportedImage
-from .directory import MEBIBYTE, DirectoryDriver, in_mebibytes
-from .store import Store
+from .image_directory import ImageDirectoryDriver
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Iterator, Mapping
 
-    from ..._image.image_chain import ImageChain, OpenChain
-    from ..._image.inventory import Inventory
-    from ..._image.still import StillFiles
+    from ..._core.errors import VmstoreError
     from ..._model.datastore import Datastore
+    from .base import CopyOptions
     from .image_source import ImageSource
-    from .users import ImageUsers
-
-FORMATS = ("raw", "qcow2")
-
-#: The format of an image whose data another action writes to the source (save-as of a disk): only a name is requested.
-NAME_ONLY = "save_as"
-
-#: The attributes FS_OPTS_<FS> of common file systems.
-FS_OPTIONS = tuple(f"fs_opts_{fs}" for fs in ("btrfs", "ext2", "ext3", "ext4", "swap", "vfat", "xfs"))
 
 
-class FsDriver(DirectoryDriver):
-    info = DriverInfo(
-        "fs",
-        datastore_types=frozenset(["image", "file"]),
-        image_types=frozenset(["os", "cdrom", "datablock", "kernel", "ramdisk", "context"]),
-        tm_drivers=("local", "shared", "ssh"),
-        is_directory=True,
-        actions=frozenset(["clone", "content", "export", "mkfs", "resize", "snapshot"]),
-        attributes=frozenset([*COPY_ATTRIBUTES, "qcow2_options", "supported_fs", *FS_OPTIONS, *NFS_AUTO]),
-    )
-
-    def __init__(self, datastore: Datastore, **options: Any) -> None:
-        super().__init__(datastore, **options)
-        self._store = Store(datastore, self.prepare)
-
-    @property
-    def store(self) -> Store:
-        """Return the directory of the images, once its shared file system is certain to be there.
-
-        :raises VmstoreError: see :meth:`require_store`.
-        """
-        self.require_store()
-        return self._store
-
+class FsDriver(ImageDirectoryDriver):
     def try_attributes(self) -> None:
         from .attributes import try_values
 
         try_values(self.datastore.attributes)
+
+    def check_mkfs(self, size_mb: int, image_format: str, fs: str | None) -> None:
+        from ..._image.datablock import check_datablock
+
+        check_datablock(
+            format=image_format,
+            size_mb=size_mb,
+            fs=fs,
+            supported=self.settings.supported_fs,
+            fs_options=self.settings.fs_options.get(fs or "", ""),
+        )
+
+    def clone_origin(self, other: Datastore, subject: str) -> Datastore | None:
+        if other.id == self.datastore.id:
+            return None
+        if other.bridge_list:
+            self._refuse_origin(other, subject)
+        return other
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
@@ -87,10 +61,6 @@ class FsDriver(DirectoryDriver):
         return {self._store.source(path): error for path, error in errors.items()}
 
     def source_at(self, path: str, options: CopyOptions) -> ImageSource:
-        """Return the source of an image at a path or a URL.
-
-        :raises InvalidInput: a malformed checksum.
-        """
         if is_url(path):
             from .url_source import UrlSource
 
@@ -98,411 +68,6 @@ class FsDriver(DirectoryDriver):
         from .local_source import LocalSource
 
         return LocalSource(self, path, options)
-
-    def cp(self, path: str, options: CopyOptions) -> CopiedImage:
-        """Copy, fetch or decompress the source at ``path``, check the data, and convert the data to the format of the
-        datastore.
-
-        A file datastore stores files unchanged. Data that isn't recognised as a disk is stored with a warning.
-
-        :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow the path.
-        :raises InvalidInput: the source is empty, not an image, an image that needs other files, or an archive. A
-            checksum that doesn't match raises this, too.
-        :raises Conflict, StaleState: a program has a local file open for writing, or wrote to the file meanwhile.
-        :raises VmstoreError: the source can't be read, fetched or stored. No file is left behind.
-        """
-        from ..._image.image_file import HEAD_SIZE
-        from .conversion import with_warnings
-        from .image_source import read_ends
-
-        self.require_type(options.image_type)
-        source = self.source_at(path, options)
-        with self.store.new_image() as part:
-            warnings = source.copy(part.fd)
-            source.digests.verify(source.name)
-            with os_errors(f"read what was copied from {source.name}"):
-                head, tail, _length = read_ends(part.fd, HEAD_SIZE)
-            warnings = (*warnings, *source.judge(head, tail))
-            return with_warnings(source.conversion.finish(part, source.digests), warnings)
-
-    def clone(
-        self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None = None
-    ) -> CopiedImage:
-        """Create another image with the data of an image.
-
-        :arg source: an image of this datastore, or of another datastore in the same location.
-        :arg origin: the datastore of the source, which may be in another location of this host.
-        :arg image_format: the format of the image. It replaces the image's own header, because a guest can write any
-            header to a raw disk.
-        :raises VmstoreError: the source isn't such an image, or can't be copied. No file is left behind.
-        """
-        from ..._image.copy import convert, copy_local
-        from .conversion import Conversion, with_warnings
-
-        with (
-            self._open_to_clone(source, image_format, options, origin) as (content, still, warnings),
-            self.store.new_image() as part,
-        ):
-            if len(content.reads) == 1:
-                conversion = Conversion(self, source, options, image_format)
-                copy_local(content.first, part.fd, sparse=options.sparse)
-            else:
-                wanted = _format_of_clone(options)
-                conversion = Conversion(self, source, options, wanted)
-                convert(
-                    content.image,
-                    "qcow2",
-                    part.fd,
-                    wanted,
-                    reads=content.reads,
-                    **conversion.convert_options(wanted),
-                )
-            still.check()
-            return with_warnings(conversion.finish(part), [*warnings, *still.warnings])
-
-    def clone_origin(self, other: Datastore, subject: str) -> Datastore | None:
-        if other.id == self.datastore.id:
-            return None
-        if other.bridge_list:
-            self._refuse_origin(other, subject)
-        return other
-
-    @contextlib.contextmanager
-    def _open_to_clone(
-        self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None
-    ) -> Iterator[tuple[OpenChain, StillFiles, list[str]]]:
-        """Open the files of an image to clone. Yield the files, their state at the beginning, and warnings."""
-        from ..._image.checked_image import missing_ends
-        from ..._image.image_chain import ImageChain
-        from ..._image.still import StillFiles
-
-        path = self.store.image(source, is_beside=True) if origin is None else Store(origin).image(source)
-        files = _files(path, image_format)
-        with ImageChain(tuple(files), "qcow2" if len(files) > 1 else "raw").opened() as content:
-            still = StillFiles(content.reads, verify=options.verify, words=self.words)
-            damage = missing_ends(content.reads, "qcow2" if len(files) > 1 else image_format)
-            if damage and options.verify:
-                raise Conflict(
-                    f"The image {source} is damaged: {damage}; {self.words.unverified} clones it nevertheless."
-                )
-            # A change of the snapshots while the files were opened would give a mixture of two chains.
-            if len(files) > 1 and _files(path, image_format) != files:
-                raise StaleState(f"The snapshots of the image {source} changed while it was cloned; try again.")
-            yield (
-                content,
-                still,
-                [f"The image {source} is damaged, but cloned because {self.words.is_unverified}: {damage}."]
-                if damage
-                else [],
-            )
-
-    def mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> str:
-        """Create an empty image, perhaps with a file system.
-
-        :arg fs: one of the supported file systems, ``swap``, or ``None`` for an empty image.
-        :raises InvalidInput: a format, size or file system that isn't supported.
-        :raises CommandFailed: the mkfs command is missing or failed. No file is left behind.
-        """
-        from ..._image.datablock import make_datablock
-        from .conversion import COPY_TIMEOUT
-
-        if image_format == NAME_ONLY:
-            self.prepare()
-            return self.store.source(os.urandom(16).hex())
-        with self.store.new_image() as part:
-            make_datablock(part, **self._datablock(size_mb, image_format, fs, sparse), timeout=COPY_TIMEOUT)
-            return self.store.source(part.commit())
-
-    def check_mkfs(self, size_mb: int, image_format: str, fs: str | None) -> None:
-        from ..._image.datablock import check_datablock
-
-        check_datablock(
-            format=image_format,
-            size_mb=size_mb,
-            fs=fs,
-            supported=self.settings.supported_fs,
-            fs_options=self.settings.fs_options.get(fs or "", ""),
-        )
-
-    def _datablock(self, size_mb: int, image_format: str, fs: str | None, sparse: bool) -> dict[str, Any]:
-        """Return the arguments of :func:`make_datablock`."""
-        return {
-            "format": image_format,
-            "size_mb": size_mb,
-            "fs": fs,
-            "supported": self.settings.supported_fs,
-            "fs_options": self.settings.fs_options.get(fs or "", ""),
-            "qcow2_options": self.settings.qcow2_options,
-            "sparse": sparse,
-        }
-
-    def resize(self, source: str, image_format: str, size_mb: int, *, sparse: bool = True) -> None:
-        """Grow an image.
-
-        :arg image_format: raw or qcow2.
-        :raises Conflict: the image has snapshots, or a program uses it.
-        :raises VmstoreError: ``source`` isn't an image of this datastore, or can't be written.
-        """
-        from ..._image.resize import grow_image
-        from .conversion import COPY_TIMEOUT
-
-        path, image_format = self._image_with_snapshots(source, image_format)
-        grow_image(path, image_format, size_mb * MEBIBYTE, sparse=sparse, timeout=COPY_TIMEOUT)
-
-    def rm(self, source: str) -> None:
-        """
-        :raises InvalidInput: ``source`` isn't an image of this datastore.
-        """
-        from ..._image.snapshots import remove_image
-
-        path = self.store.image(source)
-        remove_image(path, sweeping=self.store.is_first_change(), batch=self.store.batch)
-
-    def stat(self, path: str, *, no_decompress: bool = False, any_content: bool = False) -> int:
-        """Return the size in MiB, rounded up, of an image made of ``path``.
-
-        Only the beginning of the source is read if the beginning shows the size. Compressed raw data is read entirely.
-
-        :raises VmstoreError: see :meth:`cp`.
-        """
-        return in_mebibytes(
-            self.source_at(path, CopyOptions("", no_decompress=no_decompress, any_content=any_content)).size()
-        )
-
-    def preview(self, path: str, options: CopyOptions) -> CopiedImage:
-        self.require_type(options.image_type)
-        return self.source_at(path, options).preview()
-
-    def preview_clone(
-        self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None = None
-    ) -> CopiedImage:
-        from ..._image.copy import foresee_conversion, foresee_copy
-        from .conversion import Conversion
-
-        conversion = Conversion(self, source, options, image_format)
-        with (
-            self._open_to_clone(source, image_format, options, origin) as (content, still, warnings),
-            self.store.target() as target,
-        ):
-            found = (*warnings, *still.warnings)
-            if len(content.reads) > 1:
-                wanted = _format_of_clone(options)
-                foresee_conversion(
-                    content.image,
-                    "qcow2",
-                    target,
-                    wanted,
-                    reads=content.reads,
-                    **conversion.convert_options(wanted),
-                )
-                return CopiedImage("", wanted, in_mebibytes(content.virtual_size()), found)
-            taken = foresee_copy(content.first, target, sparse=options.sparse)
-            image, more = conversion.check(content.first)
-            conversion.foresee(content.first, image, target, taken)
-            return CopiedImage("", image.format, in_mebibytes(image.virtual_size), (*found, *more))
-
-    def preview_mkfs(self, size_mb: int, image_format: str, fs: str | None, *, sparse: bool = True) -> None:
-        from ..._image.trial import try_datablock
-
-        with self.store.target() as target:
-            try_datablock(target, **self._datablock(size_mb, image_format, fs, sparse))
-
-    def preview_resize(self, source: str, image_format: str, size_mb: int, *, sparse: bool = True) -> None:
-        from ..._image.resize import foresee_growth
-
-        path, image_format = self._image_with_snapshots(source, image_format)
-        foresee_growth(path, image_format, size_mb * MEBIBYTE, sparse=sparse)
-
-    def preview_snapshot(self, action: str, source: str, image_format: str, snapshot: int) -> None:
-        from ..._image.snapshots import foresee_change
-
-        foresee_change(action, *self._image_with_snapshots(source, image_format), snapshot)
-
-    def stored(self) -> frozenset[str]:
-        """
-        :raises NotFound: there is no such directory.
-        :raises VmstoreError: the directory can't be read, or the deadline passed.
-        """
-        from ..._core.deadline import run_with_deadline
-        from ..._image.inventory import stored_images
-
-        self.require_store()
-        directory = self.datastore.base_path
-        return frozenset(
-            map(
-                self._store.source,
-                run_with_deadline(self.timeout, f"Reading the directory {directory}", lambda: stored_images(directory)),
-            )
-        )
-
-    def inventory(self, checksums: Mapping[str, str] = MappingProxyType({}), *, whole: bool = False) -> Inventory:
-        """
-        :raises NotFound: there is no such directory.
-        :raises VmstoreError: the directory, or data that needs a checksum, can't be read, or the deadline passed.
-        """
-        from ..._core.deadline import iterate_with_deadline
-        from ..._image.inventory import Inventory, take_inventory
-
-        self.require_store()
-        directory = self.datastore.base_path
-        found = Inventory()
-        for answer in iterate_with_deadline(
-            self.timeout,
-            f"Reading the directory {directory}",
-            lambda: take_inventory(directory, checksums, whole=whole),
-        ):
-            found = answer or found  # items without an answer only extend the deadline
-        return found
-
-    def users(self, source: str, *, running: bool = False) -> Sequence[str]:
-        """
-        :raises VmstoreError: ``source`` isn't an image of this datastore.
-        """
-        return self.image_users.of(self.store.image(source), is_running=running)
-
-    @functools.cached_property
-    def image_users(self) -> ImageUsers:
-        """Return the users of all images."""
-        from .users import ImageUsers
-
-        return ImageUsers(self.datastore.base_path, self.log)
-
-    def damage(self, source: str, image_format: str, checksum: str | None = None) -> str | None:
-        """
-        :raises NotFound: the image has no data.
-        :raises VmstoreError: the image can't be read.
-        """
-        from ..._image.checked_image import missing_ends
-
-        try:
-            with self.content(source, image_format).opened() as content:
-                damage = missing_ends(content.reads, image_format)
-        except InvalidInput as error:
-            return error.accepted
-        if damage or checksum is None:
-            return damage
-        found = _checksum(next(iter(content.reads.values())), dict([checksum.split(":")]))
-        return None if found == checksum else f"its checksum is {found}, and not {checksum}"
-
-    def sweep(self) -> None:
-        from ..._image.new_image import sweep
-
-        self.require_store()
-        sweep(self.datastore.base_path)
-
-    def snap_delete(self, source: str, image_format: str, snapshot: int) -> None:
-        from ..._image.snapshots import delete_snapshot
-
-        delete_snapshot(*self._image_with_snapshots(source, image_format), snapshot)
-
-    def snap_flatten(self, source: str, image_format: str, snapshot: int) -> None:
-        from ..._image.snapshots import flatten_snapshot
-
-        flatten_snapshot(*self._image_with_snapshots(source, image_format), snapshot)
-
-    def snap_revert(self, source: str, image_format: str, snapshot: int) -> None:
-        from ..._image.snapshots import revert_snapshot
-
-        revert_snapshot(*self._image_with_snapshots(source, image_format), snapshot)
-
-    def export(self, source: str, image_format: str | None) -> ExportedImage:
-        """Return the one file that the front-end reads itself.
-
-        A backing chain is refused, because this file must hold all the data. Merging the chain would create another
-        image, which stays in the datastore if the front-end never fetches it.
-
-        :raises Conflict: the image is a backing chain.
-        :raises VmstoreError: ``source`` isn't an image of this datastore, can't be read, or depends on other files.
-        """
-        import hashlib
-
-        from ..._image.image_file import inspect, opened_file
-        from .source_file import read_chunks
-
-        path = self.store.image(source)
-        files = _files(path, image_format)
-        with opened_file(files[0]) as descriptor:
-            with os_errors(f"read {path}"):
-                is_whole = len(files) == 1 and os.path.samestat(os.fstat(descriptor), os.stat(path))
-            if not is_whole:
-                unable = f"The image {source} can't be exported as one file, because its data is in {', '.join(files)}"
-                raise Conflict(f"{unable}; flatten its snapshots, or export a clone of it.")
-            md5 = hashlib.new("md5", usedforsecurity=False)
-            for chunk in read_chunks(descriptor):
-                md5.update(chunk)
-            found = image_format or inspect(descriptor, path=path, option="source").format
-            return ExportedImage(source, found, md5.hexdigest())
-
-    def snapshots(self, source: str) -> list[int]:
-        from ..._image.snapshots import list_snapshots
-
-        return list_snapshots(self.store.image(source))
-
-    def snap_size(self, source: str, image_format: str, snapshot: int) -> int:
-        with self.content(source, image_format, snapshot).opened() as content:
-            return in_mebibytes(content.virtual_size())
-
-    def snap_same(self, source: str, image_format: str, snapshot: int) -> bool:
-        from ..._image.image_chain import has_same_content
-
-        with (
-            self.content(source, image_format).opened() as now,
-            self.content(source, image_format, snapshot).opened() as then,
-        ):
-            return has_same_content(now, then)
-
-    def content(self, source: str, image_format: str, snapshot: int | None = None) -> ImageChain:
-        from ..._image.image_chain import ImageChain
-        from ..._image.image_file import inspect, opened_file
-        from ..._image.snapshots import chain_files, data_file
-
-        path = self.store.image(source)
-        if image_format == "qcow2" or snapshot is not None:
-            path, image_format = self._image_with_snapshots(source, image_format)
-            return ImageChain(tuple(chain_files(path, image_format, snapshot)), image_format)
-        file = data_file(path)
-        if image_format != "raw":
-            with opened_file(file) as descriptor:
-                if inspect(descriptor, path=file, option="image").format != image_format:
-                    raise InvalidInput(
-                        "image", source, f"an image in the format {image_format!r} is expected, as the catalog says"
-                    )
-        return ImageChain((file,), image_format)
-
-    def _image_with_snapshots(self, source: str, image_format: str) -> tuple[str, str]:
-        if image_format not in FORMATS:
-            raise InvalidInput("format", image_format, "raw or qcow2 is expected")
-        return self.store.image(source), image_format
-
-
-def _format_of_clone(options: CopyOptions) -> str:
-    """Return the format of the result of merging a chain of qcow2 files."""
-    return options.driver_format if options.convert and options.driver_format else "qcow2"
-
-
-def _files(image: str, image_format: str | None) -> list[str]:
-    """Return the files with the data of an image: the image itself, or a backing chain.
-
-    The image's own header is used only if ``image_format`` is ``None``.
-    """
-    from ..._image.image_file import HEAD_SIZE, opened_file
-    from ..._image.magic import sniff
-    from ..._image.snapshots import chain_files, data_file
-
-    file = data_file(image)
-    if image_format is None:
-        with opened_file(file) as descriptor:
-            image_format = sniff(os.pread(descriptor, HEAD_SIZE, 0))
-    return chain_files(image, "qcow2") if image_format == "qcow2" else [file]
-
-
-def _checksum(path: str, checksums: Mapping[str, str]) -> str | None:
-    """Return the checksum of a file by the first algorithm in ``checksums``, or ``None`` without an algorithm."""
-    from ..._image.image_file import opened_file
-    from .digests import Digests
-
-    with opened_file(path) as descriptor:
-        return Digests(checksums).of_file(descriptor, path).of_stored()
 
 
 __all__ = ["FsDriver"]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from .base import CopyOptions
-    from .fs import FsDriver
+    from .image_directory import ImageDirectoryDriver
 
 
 class ImageSource:
@@ -40,7 +40,7 @@ class ImageSource:
     :raises InvalidInput: a checksum that can't be one.
     """
 
-    def __init__(self, driver: FsDriver, path: str, options: CopyOptions) -> None:
+    def __init__(self, driver: ImageDirectoryDriver, path: str, options: CopyOptions) -> None:
         self.driver = driver
         self.path = path
         self.options = options

@@ -10,14 +10,15 @@ import contextlib
 import os
 
 from ..._core.block_device import is_block_device
+from ..._core.chunks import read_chunks
 from ..._core.records import TYPE_CHECKING
 from ..._image.image_file import HEAD_SIZE, disk_size
 from ..._image.magic import ENOUGH, QEMU_FORMATS, sniff
 from .base import CopiedImage
 from .conversion import with_warnings
-from .directory import MEBIBYTE, in_mebibytes, size_of_directory
+from .directory import MEBIBYTE, in_mebibytes
 from .image_source import ImageSource, read_ends
-from .source_file import open_source_file, read_chunks
+from .source_file import open_source_file, size_of_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -18,13 +18,13 @@ from ..._image.layout import is_image_name
 from ..._remote.serve import Handlers, Request
 from ..._remote.stream import Received
 from .base import CopiedImage, CopyOptions, ImageUse
-from .fs import FsDriver
+from .image_directory import ImageDirectoryDriver
 
 if TYPE_CHECKING:
     from .image_source import ImageSource
 
 
-class ReceivingFsDriver(FsDriver):
+class ReceivingFsDriver(ImageDirectoryDriver):
     """The driver of a bridge. If ``received`` has data, this data is the source, regardless of the path or URL."""
 
     received: Received | None = None
@@ -34,9 +34,11 @@ class ReceivingFsDriver(FsDriver):
             from .received_source import ReceivedSource
 
             return ReceivedSource(self, path, options, self.received)
-        if not is_url(path):
-            raise TransferFailed(f"The file {path} did not come with the request.")
-        return super().source_at(path, options)
+        if is_url(path):
+            from .url_source import UrlSource
+
+            return UrlSource(self, path, options)
+        raise TransferFailed(f"The file {path} did not come with the request.")
 
     def uses(self, running: bool) -> Sequence[ImageUse]:
         """Return the :meth:`users` of all images.
@@ -92,7 +94,7 @@ def begin(request: Request, received: Received | None, log: Callable[[str], obje
     return handlers, functools.partial(_remove, driver)
 
 
-def _remove(driver: FsDriver, made: str | CopiedImage) -> None:
+def _remove(driver: ImageDirectoryDriver, made: str | CopiedImage) -> None:
     driver.rm(made if isinstance(made, str) else made.source)
 
 

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Open a file that a user names. The rules are checked for the file that is open, because another file can replace its
-path at any time.
+"""Files and directories of the front-end that a user names. The rules are checked for the file that is open, because
+another file can replace its path at any time.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 from ..._core.directory import descriptor_path, is_writable_for_others, open_file_at, opened_parent
 from ..._core.errors import InvalidInput, os_errors
 from ..._core.paths import absolute, is_within
+from ..._core.records import TYPE_CHECKING
 
-#: Size of one read in bytes.
-CHUNK = 1 << 20
+if TYPE_CHECKING:
+    from .base import DatastoreDriver
 
 #: The directory in which the kernel and root's programs create devices.
 DEVICES = "/dev"
@@ -69,15 +70,14 @@ def _names_of_device(path: str) -> list[str]:
     return [name] if status.st_uid == 0 and not is_writable_for_others(status) else []
 
 
-def read_chunks(descriptor: int) -> Iterator[bytes]:
-    """Yield the content of an open file."""
-    offset = 0
-    while True:
-        data = os.pread(descriptor, CHUNK, offset)
-        if not data:
-            return
-        offset += len(data)
-        yield data
+def size_of_directory(driver: DatastoreDriver, path: str) -> int:
+    """Return the size of a directory of this host in MiB, rounded up.
+
+    :raises VmstoreError: the directory isn't allowed, or can't be measured.
+    """
+    from ..._host.directory import Measuring, look
+
+    return look(path, check=driver.check, measuring=Measuring(driver.timeout, driver.log)).size_mb or 0
 
 
-__all__ = ["read_chunks", "open_source_file"]
+__all__ = ["open_source_file", "size_of_directory"]

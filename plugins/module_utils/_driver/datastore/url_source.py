@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .base import CopyOptions
-    from .fs import FsDriver
+    from .image_directory import ImageDirectoryDriver
 
 #: Upper bound of the pause between two bytes of a preview in seconds.
 PREVIEW_TIMEOUT = 10
@@ -33,7 +33,7 @@ class UrlSource(ImageSource):
     :raises InvalidInput: an invalid URL, or a scheme without support.
     """
 
-    def __init__(self, driver: FsDriver, path: str, options: CopyOptions) -> None:
+    def __init__(self, driver: ImageDirectoryDriver, path: str, options: CopyOptions) -> None:
         self._is_for_downloader = Source(path, driver.settings.downloader).is_for_downloader
         super().__init__(driver, path, options)
 

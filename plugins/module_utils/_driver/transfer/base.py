@@ -42,12 +42,14 @@ class TransferInfo:
 
     :arg stores_data: whether the driver places data on hosts. Otherwise a disk is only metadata.
     :arg is_shared: whether the hosts see the same directories as the front-end.
+    :arg has_overlays: whether the clone of a qcow2 image can be an overlay on the image.
     :arg actions: the entries of :data:`TRANSFER_ACTIONS` that the driver has.
     """
 
     name: str
     stores_data: bool = True
     is_shared: bool = False
+    has_overlays: bool = False
     actions: frozenset[str] = frozenset(TRANSFER_ACTIONS)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from ..._remote import serve as serving
-from ..._remote.tree_peer import TreePeer
+from ..._remote.tree_peer import open_peer
 from . import remote
 from .host_actions import HostActions
 from .operations import KINDS, OPERATIONS
@@ -18,7 +18,7 @@ from .operations import KINDS, OPERATIONS
 
 def serve(stdin: IO[bytes]) -> None:
     """Run one operation."""
-    serving.serve(stdin, operations=OPERATIONS, kinds=KINDS, begin=_begin, peer=TreePeer)
+    serving.serve(stdin, operations=OPERATIONS, kinds=KINDS, begin=_begin, peer=open_peer)
 
 
 def _begin(request: serving.Request, peer: Any, log: Callable[[str], object]) -> serving.Handlers:

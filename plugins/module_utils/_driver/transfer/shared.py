@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class SharedTransferDriver(StoringDriver):
     """A qcow2 disk is an overlay on its image, a raw disk a copy. A persistent disk is a link to its image."""
 
-    info = TransferInfo("shared", is_shared=True)
+    info = TransferInfo("shared", is_shared=True, has_overlays=True)
 
     def _record(self, disk: Place, vm: int) -> DiskRecord:
         facts = self._facts(disk, vm)

@@ -112,10 +112,16 @@ def disks(root: ET.Element) -> Iterator[tuple[ET.Element, Disk]]:
 def find_disk(root: ET.Element, names: frozenset[str]) -> ET.Element | None:
     """Return the disk that has one of the files ``names``.
 
-    A backing file counts as well. After a snapshot of a running domain, it is the one with the disk's own path.
+    A snapshot of a running domain begins with a new file, before the disk's own path leads there. So a file in the
+    directory with the disk's snapshots counts, if one of its backing files is in ``names``. Other backing files don't
+    count, because several disks can be based on an image.
     """
+    directories = {f"{name}.snap" for name in names} | {os.path.dirname(name) for name in names}
     for element in devices(root).findall("disk"):
-        if any(os.path.normpath(attribute(layer, "source", "file") or "/") in names for layer in layers_of(element)):
+        newest, *backing = [os.path.normpath(attribute(layer, "source", "file") or ".") for layer in layers_of(element)]
+        directory = os.path.dirname(newest)
+        is_newer = directory.endswith(".snap") and directory in directories
+        if newest in names or (is_newer and not names.isdisjoint(backing)):
             return element
     return None
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..._catalog.images import IMAGES, image_name
+from ..._catalog.vms import disks_of
 from ..._core import records
 from ..._core.arguments import ArgumentSpec
 from ..._core.errors import Conflict, DependencyNotFound, InvalidInput, NotFound, VmstoreError
@@ -27,7 +28,7 @@ from ..._image.inventory import Inventory, StoredImage
 from ..._image.layout import parse_name
 from ..._model.image import Image
 from ..catalog import CATALOG_OPTIONS, CatalogService
-from ..image.work import users_of
+from ..image.work import check_disks, users_of
 from .desired import check_timeout, driver_of
 from .info import find_datastores, find_orphans, has_images
 
@@ -294,6 +295,7 @@ class DatastoreCheckService(CatalogService):
         raise InvalidInput("remove", reference, accepted)
 
     def _forget(self, image: Image) -> None:
+        check_disks(image, disks_of(self.catalog, image.id), "be forgotten")
         users = users_of(self.catalog, image)
         if users:
             raise Conflict(f"remove: the image {image.name!r} can't be forgotten while it is used by {users}.")

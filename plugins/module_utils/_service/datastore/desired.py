@@ -14,6 +14,7 @@ from typing import Any
 from ..._catalog.catalog import DEFAULT_LOCATION, Catalog, locate_catalog
 from ..._catalog.datastores import DATASTORES, FIRST_ID
 from ..._catalog.images import IMAGES
+from ..._catalog.vms import VMS
 from ..._core import records
 from ..._core.arguments import ArgumentSpec
 from ..._core.errors import Conflict, DependencyNotFound, InvalidInput, NotFound
@@ -186,6 +187,11 @@ class DatastoreService(CatalogService):
             raise Conflict(
                 f"The datastore {found.name!r} can't be removed: it has the images "
                 f"{', '.join(repr(image.name) for image in images)}."
+            )
+        vms = VMS.rows(self.catalog, datastore_id=found.id)
+        if vms:
+            raise Conflict(
+                f"The datastore {found.name!r} can't be removed: it has the disks of {', '.join(map(str, vms))}."
             )
         return Action(
             "remove datastore",

@@ -21,7 +21,7 @@ from ..._driver.datastore.base import DatastoreDriver
 from ..._model.attachment import Attachment
 from ..._model.image import Image
 from .known import KnownImages
-from .work import image_lock
+from .work import check_disks, image_lock
 
 
 class ImageActions:
@@ -137,10 +137,13 @@ class ImageActions:
         self._plan.actions[0] = records.replace(first, record=record)
 
     def check_unused(self, image: Image, verb: str, force: bool = False) -> None:
-        """Refuse to change an image that is attached.
+        """Refuse to change an image that is attached, or that is the disk of a VM. A full clone needs its image only
+        to exist, because the catalog names it.
 
-        :raises Conflict: the image has attachments.
+        :raises Conflict: the image has attachments, or disks of VMs.
         """
+        disks = self._known.disks(image)
+        check_disks(image, [one for one in disks if one.disk.needs_image or verb == "removed"], f"be {verb}")
         attachments = self._known.attachments(image)
         if attachments and not force:
             raise Conflict(

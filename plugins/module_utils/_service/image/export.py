@@ -19,12 +19,12 @@ from typing import Any
 
 from ..._catalog.datastores import DATASTORES
 from ..._core.arguments import ArgumentSpec
+from ..._core.chunks import read_chunks
 from ..._core.directory import descriptor_path, opened_directory, opened_file_at, require_writable, sync_opened
 from ..._core.errors import Conflict, FileAccessFailed, InvalidInput, PathNotAllowed, StaleState, os_errors
 from ..._core.paths import absolute, is_within, real_path
 from ..._core.plan import Action, Plan
 from ..._core.records import dataclass
-from ..._driver.datastore.source_file import read_chunks
 from ..._image.checked_image import missing_ends
 from ..._image.copy import foresee_conversion, foresee_copy
 from ..._image.image_chain import ImageChain, OpenChain, copy_chain, has_same_content

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from ..._core.arguments import ArgumentSpec
 from ..._core.errors import (
@@ -37,6 +37,8 @@ from .known import KnownImages
 from .options import IMAGE_OPTIONS, ImageSpec, parse_options
 from .planner import Findings, ImagePlanner
 from .work import image_lock
+
+E = TypeVar("E", bound=VmstoreError)
 
 IMAGE_SPEC = ArgumentSpec(
     {
@@ -145,9 +147,7 @@ class ImageService(CatalogService):
         try:
             return planner.plan(number)
         except DependencyMissing as error:
-            self.report_missing(
-                plan, error if not self._is_list else DependencyMissing(self._locate(number, str(error)))
-            )
+            self.report_missing(plan, self._locate_error(number, error))
             return None
         except VmstoreError as error:
             raise self._locate_error(number, error) from error
@@ -156,8 +156,8 @@ class ImageService(CatalogService):
         """Return ``text`` with the place of the image in the list."""
         return f"images[{number}] ({self._references[number]}): {text}" if self._is_list else text
 
-    def _locate_error(self, number: int, error: VmstoreError) -> VmstoreError:
-        return VmstoreError(self._locate(number, str(error))) if self._is_list else error
+    def _locate_error(self, number: int, error: E) -> E:
+        return error.with_message(self._locate(number, str(error)))
 
 
 __all__ = ["IMAGE_SPEC", "ImageService"]

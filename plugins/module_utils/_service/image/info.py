@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 from ..._catalog.datastores import DATASTORES
 from ..._catalog.images import IMAGES
+from ..._catalog.vms import disks_of
 from ..._core.arguments import ArgumentSpec
 from ..._core.errors import DependencyNotFound
 from ..catalog import CATALOG_OPTIONS, reading
@@ -20,7 +22,8 @@ IMAGE_INFO_SPEC = ArgumentSpec({"name": {"type": "str"}, "datastore": {"type": "
 
 
 def image_info(options: Mapping[str, Any]) -> dict[str, object]:
-    """Return every image, those of one datastore, or one by name or id. Each has the domains that use the image.
+    """Return every image, those of one datastore, or one by name or id. Each has the domains and the disks of VMs that
+    use the image.
 
     :raises DependencyNotFound: the image or the datastore is missing.
     """
@@ -42,12 +45,16 @@ def image_info(options: Mapping[str, Any]) -> dict[str, object]:
                     f"name: there is no image {options['name']!r} in the catalog {options['catalog']}."
                 )
             found = [one]
+        disks: dict[int, list[dict[str, object]]] = defaultdict(list)
+        for used in disks_of(catalog):
+            disks[used.image_id].append(used.as_dict())
         return {
             "images": [
                 {
                     **one.as_dict(name_of),
                     "datastore": names.get(one.datastore_id),
-                    "attachments": [used.as_dict() for used in attachments(catalog, image_id=one.id)],
+                    "disks": disks[one.id],
+                    "attachments": [attached.as_dict() for attached in attachments(catalog, image_id=one.id)],
                 }
                 for one in found
             ]

@@ -16,6 +16,7 @@ from ..._catalog.attachments import ATTACHMENTS
 from ..._catalog.catalog import Catalog
 from ..._catalog.datastores import DATASTORES
 from ..._catalog.images import IMAGES
+from ..._catalog.vms import DiskOfImage, disks_of
 from ..._core.errors import Conflict, DependencyNotFound
 from ..._driver.datastore.base import DatastoreDriver
 from ..._model.attachment import Attachment
@@ -49,6 +50,9 @@ class KnownImages:
         self._attachments: dict[int, list[Attachment]] = defaultdict(list)
         for attachment in ATTACHMENTS.rows(catalog):
             self._attachments[attachment.image_id].append(attachment)
+        self._disks: dict[int, list[DiskOfImage]] = defaultdict(list)
+        for used in disks_of(catalog):
+            self._disks[used.image_id].append(used)
         self._drivers: dict[int, DatastoreDriver] = {}
         self._stored: dict[int, frozenset[str]] = {}
         # The recorded paths before any change is planned.
@@ -176,6 +180,10 @@ class KnownImages:
 
     def attachments(self, image: Image) -> list[Attachment]:
         return self._attachments[image.id]
+
+    def disks(self, image: Image) -> list[DiskOfImage]:
+        """Return the disks of VMs that are the image, or were cloned from the image."""
+        return self._disks[image.id]
 
 
 __all__ = ["KnownImages"]

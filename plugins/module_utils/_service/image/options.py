@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from ..._core.errors import InvalidInput
 from ..._core.paths import absolute
 from ..._core.records import dataclass, field
+from ..._core.units import read_size
 from ..._image.checksum import read_checksum, split_list
 from ..._image.source import Source
 from ..._model.idmap import ID_MAP_OPTION, read_id_maps
@@ -247,17 +248,6 @@ def _check_servers(spec: DataSpec, options: Mapping[str, Any]) -> None:
         raise InvalidInput(
             "headers", "Authorization", "it doesn't go together with a user in a URL, which is sent as that header"
         )
-
-
-def read_size(option: str, text: object) -> int:
-    """Return a size in MiB. The unit is MiB, GiB (``G``) or TiB (``T``).
-
-    :raises InvalidInput: the value is no size.
-    """
-    match = re.fullmatch(r"([0-9]{1,12})(?:([MGT])(?:i?B)?)?", str(text).strip())
-    if match is None:
-        raise InvalidInput(option, text, "a number of MiB is expected, or one with G or T, such as 10G")
-    return int(match[1]) << {"M": 0, "G": 10, "T": 20}[match[2] or "M"]
 
 
 def _read_origin(options: Mapping[str, Any]) -> tuple[str | None, str | None]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..._catalog.catalog import Catalog, open_catalog, read_catalog
 from ..._catalog.images import IMAGES, image_name
+from ..._catalog.vms import disks_of
 from ..._core import records
 from ..._core.arguments import ArgumentSpec
 from ..._core.errors import Conflict, InvalidInput, StaleState
@@ -22,7 +23,7 @@ from ..._core.records import dataclass
 from ..._driver.datastore.base import DatastoreDriver
 from ..._model.image import Image
 from ..catalog import CATALOG_OPTIONS
-from .work import ImageWorkService, check_snapshot, users_of
+from .work import ImageWorkService, check_disks, check_snapshot, users_of
 
 IMAGE_SNAPSHOT_SPEC = ArgumentSpec(
     {
@@ -139,11 +140,13 @@ class ImageSnapshotService(ImageWorkService):
         return records.replace(image, size_mb=driver.snap_size(image.path, image.format, self.snapshot), checksum=None)
 
     def _check_unused(self, image: Image, catalog: Catalog | None = None) -> None:
+        verb = {"absent": "lose a snapshot", "flattened": "be flattened", "reverted": "be reverted"}[
+            self.options["state"]
+        ]
+        disks = disks_of(catalog or self.catalog, image.id)
+        check_disks(image, [one for one in disks if one.disk.needs_image], verb)
         users = "" if self.options["force"] else users_of(catalog or self.catalog, image)
         if users:
-            verb = {"absent": "lose a snapshot", "flattened": "be flattened", "reverted": "be reverted"}[
-                self.options["state"]
-            ]
             raise Conflict(f"The image {image.name!r} can't {verb} without force while it is used by {users}.")
 
     def _check_data_unused(self, image: Image, driver: DatastoreDriver) -> None:

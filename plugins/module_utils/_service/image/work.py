@@ -18,7 +18,8 @@ from ..._catalog.catalog import Catalog, locate_catalog
 from ..._catalog.datastores import DATASTORES
 from ..._catalog.images import IMAGES
 from ..._catalog.reserve import LOCK_SUFFIX
-from ..._core.errors import CatalogFailed, DependencyNotFound, NotFound
+from ..._catalog.vms import DiskOfImage, disks_of
+from ..._core.errors import CatalogFailed, Conflict, DependencyNotFound, NotFound
 from ..._core.locks import locked
 from ..._core.plan import Plan
 from ..._driver.datastore.base import DatastoreDriver
@@ -78,8 +79,24 @@ def check_snapshot(image: Image, snapshot: int, snapshots: Sequence[int]) -> Non
 
 
 def users_of(catalog: Catalog, image: Image) -> str:
-    """Return the domains that use an image, as the end of a sentence; empty without any."""
-    return ", ".join(map(str, ATTACHMENTS.rows(catalog, image_id=image.id)))
+    """Return the domains that use an image, and the disks that need its data, as the end of a sentence; empty without
+    any.
+    """
+    disks = [one for one in disks_of(catalog, image.id) if one.disk.needs_image]
+    return ", ".join(map(str, [*ATTACHMENTS.rows(catalog, image_id=image.id), *disks]))
+
+
+def check_disks(image: Image, disks: Sequence[DiskOfImage], verb: str) -> None:
+    """Refuse to change an image that disks of VMs need. No option allows it, because the disks would be lost.
+
+    :arg verb: the change, after "can't".
+    :raises Conflict: there is such a disk.
+    """
+    if disks:
+        raise Conflict(
+            f"The image {image.name!r} can't {verb} while it is used by {', '.join(map(str, disks))}: remove the disk "
+            "with the module vm_disk first."
+        )
 
 
 @contextlib.contextmanager
@@ -101,4 +118,4 @@ def image_lock(catalog: str, image_id: int) -> Iterator[None]:
         yield
 
 
-__all__ = ["ImageWorkService", "check_snapshot", "image_lock", "users_of"]
+__all__ = ["ImageWorkService", "check_disks", "check_snapshot", "image_lock", "users_of"]

@@ -1,0 +1,251 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""vm_disk with a front-end that is a hypervisor, and a second hypervisor over ssh; verified with virsh, qemu-img, stat
+and in a guest.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ansible_process
+import pytest
+import yaml
+from documentation import block
+from lab import Lab
+
+Execute = Callable[..., str]
+Make = Callable[..., str]
+Module = Callable[..., dict[str, Any]]
+Disks = Callable[..., dict[str, Any]]
+
+ANSIBLE_PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
+STORE = "/var/lib/one/datastores"
+
+
+@pytest.fixture(scope="module")
+def connected(site: Lab, execute: Execute) -> None:
+    """Let root of each host reach the other one over ssh."""
+    for host in ("hv1", "old"):
+        execute(host, "sh", "-c", "test -f ~/.ssh/id_ed25519 || ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519")
+    for host, other in (("hv1", "old"), ("old", "hv1")):
+        key = execute(host, "cat", "/root/.ssh/id_ed25519.pub")
+        execute(other, "sh", "-c", "cat >> ~/.ssh/authorized_keys", stdin=key)
+        execute(host, "sh", "-c", f"ssh-keyscan -t ed25519 {other} >> ~/.ssh/known_hosts")
+
+
+@pytest.fixture
+def tasks(site: Lab, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+    """Run modules on hv1 in turn as one playbook, each with options and whether it runs in check mode."""
+
+    def run(*given: tuple[str, dict[str, Any], bool]) -> list[dict[str, Any]]:
+        plays: list[dict[str, Any]] = [
+            {
+                f"granary.vmstore.{module}": options,
+                "check_mode": check,
+                "register": f"result_{number}",
+                "ignore_errors": True,
+            }
+            for number, (module, options, check) in enumerate(given)
+        ]
+        listed = ", ".join(f"result_{number}" for number in range(len(given)))
+        results, playbook = tmp_path / "results.json", tmp_path / "play.json"
+        copy = {"content": "{{ [" + listed + "] | to_json }}", "dest": str(results), "mode": "0600"}
+        plays.append({"ansible.builtin.copy": copy, "delegate_to": "localhost"})
+        playbook.write_text(json.dumps([{"hosts": "hv1", "gather_facts": False, "tasks": plays}]))
+        command = [str(ANSIBLE_PLAYBOOK), "-i", str(site.inventory), str(playbook)]
+        done = ansible_process.run(command)
+        assert "Traceback" not in done.stdout + done.stderr
+        assert results.exists(), done.stdout + done.stderr
+        found: list[dict[str, Any]] = json.loads(results.read_text())
+        results.unlink()
+        assert not any("\n" in result.get("msg", "") for result in found)
+        return found
+
+    return run
+
+
+@pytest.fixture
+def front_end(
+    tasks: Callable[..., list[dict[str, Any]]], catalog_directory: None, connected: None, execute: Execute
+) -> Iterator[Disks]:
+    """Create a catalog on hv1 with the images base (qcow2) and data (raw, persistent), and run vm_disk there."""
+    images = [
+        {"name": "base", "datastore": "default", "type": "os", "size": "64M", "format": "qcow2", "fs": "ext4"},
+        {"name": "data", "datastore": "default", "type": "datablock", "size": "8M", "persistent": True},
+    ]
+    made = tasks(
+        ("datastore", {"name": "system2", "type": "system", "tm_driver": "local"}, False),
+        ("image", {"images": images}, False),
+    )
+    assert [one.get("msg") for one in made] == [None, None]
+
+    def run(*, check: bool = False, **options: Any) -> dict[str, Any]:
+        return tasks(("vm_disk", options, check))[0]
+
+    yield run
+    execute("old", "rm", "-rf", STORE)
+
+
+@pytest.fixture
+def four(front_end: Disks, tasks: Callable[..., list[dict[str, Any]]]) -> Disks:
+    """Run vm_disk in check mode, twice for real, and in check mode again. Only the first two change something."""
+
+    def run(**options: Any) -> dict[str, Any]:
+        results = tasks(*(("vm_disk", options, check) for check in (True, False, False, True)))
+        foreseen, done = results[:2]
+        assert [one.get("msg") for one in results] == [None] * 4
+        assert foreseen["actions"] == done["actions"] != []
+        assert [(one["changed"], one["actions"]) for one in results[2:]] == [(False, [])] * 2
+        return done
+
+    return run
+
+
+def names(result: dict[str, Any]) -> list[str]:
+    assert "msg" not in result, result["msg"]
+    return [action["name"] for action in result["actions"]]
+
+
+def describe(execute: Execute, host: str, path: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(execute(host, "qemu-img", "info", "-U", "--output=json", path))
+    return found
+
+
+def sources(execute: Execute, domain: str, *options: str, host: str = "hv1") -> dict[str, str]:
+    """Return the disks of a domain by target, by virsh."""
+    lines = execute(host, "virsh", "--quiet", "domblklist", domain, *options).splitlines()
+    return dict(line.split() for line in lines if line.strip())
+
+
+def test_the_first_disk_reaches_a_domain_in_one_task(four: Disks, domain: Make, execute: Execute) -> None:
+    domain("hv1", "web")
+    done = four(vm="web", image="base", size="128M", attach={})
+    assert names(done) == ["create VM", "create disk", "attach disk"]
+    [disk] = done["disks"]
+    assert (disk["target"], disk["bus"], disk["restart_required"]) == ("vda", "virtio", False)
+    assert sources(execute, "web", "--inactive") == {"vda": disk["path"]}
+    assert describe(execute, "hv1", disk["path"])["virtual-size"] == 128 << 20
+    execute("hv1", "virsh", "start", "web")
+    assert sources(execute, "web") == {"vda": disk["path"]}
+
+
+def test_disks_of_a_running_domain(front_end: Disks, four: Disks, domain: Make, execute: Execute) -> None:
+    domain("hv1", "live", start=True)
+    done = four(
+        vm="live",
+        disks=[
+            {"size": "8M", "attach": {}},
+            {"size": "8M", "attach": {"bus": "scsi"}},
+            {"size": "8M", "attach": {"bus": "sata"}},
+        ],
+    )
+    assert [disk["target"] for disk in done["disks"]] == ["vda", "sda", "sdb"]
+    assert [disk["restart_required"] for disk in done["disks"]] == [False, False, True]
+    assert sorted(sources(execute, "live")) == ["sda", "vda"]
+    assert sorted(sources(execute, "live", "--inactive")) == ["sda", "sdb", "vda"]
+    # A user takes a disk out of the definition.
+    execute("hv1", "virsh", "detach-disk", "live", "sdb", "--config")
+    again = four(vm="live", disks=[{"disk": 2, "size": "8M", "attach": {"bus": "sata"}}])
+    assert names(again) == ["attach disk"]
+    execute("hv1", "virsh", "detach-disk", "live", "sdb", "--config")
+    execute("hv1", "virsh", "attach-disk", "live", done["disks"][2]["path"], "sdc", "--config", "--targetbus", "sata")
+    assert names(four(vm="live", disk=2, attach={"target": "sdb"})) == ["change attachment of disk"]
+    refused = front_end(vm="live", state="absent")["msg"]
+    assert refused == "The VM 'live' can't be removed while it runs on the host 'hv1': shut it down first."
+    assert names(four(vm="live", disks=[{"disk": 0, "size": "16M"}])) == ["grow disk"]
+    assert execute("hv1", "virsh", "domblkinfo", "live", "vda").split()[1] == str(16 << 20)
+    assert "loses disks on virtio and scsi only" in front_end(vm="live", disk=2, state="absent")["msg"]
+    execute("hv1", "virsh", "destroy", "live")
+    assert names(four(vm="live", state="absent"))[-1] == "remove VM"
+    assert sources(execute, "live", "--inactive") == {}
+
+
+def test_a_guest_gets_a_disk_and_loses_it(site: Lab, front_end: Disks, four: Disks, execute: Execute) -> None:
+    before = sources(execute, "hot")
+    done = four(vm="hot", disk=1, image="data", attach={"target": "vdx"})
+    assert names(done) == ["create VM", "create disk", "attach disk"]
+    device = "/sys/class/block/vd?/size"
+    sizes = site.ssh("hot", f"cat {device}").split()
+    assert str((8 << 20) // 512) in sizes
+    assert names(four(vm="hot", disk=1, state="absent")) == ["return disk to its image"]
+    assert sources(execute, "hot") == sources(execute, "hot", "--inactive") == before
+    assert str((8 << 20) // 512) not in site.ssh("hot", f"cat {device}").split()
+    front_end(vm="hot", state="absent")
+
+
+def test_the_guide(front_end: Disks, four: Disks, domain: Make, execute: Execute, module: Module) -> None:
+    images = [
+        {"name": "debian", "datastore": "default", "type": "os", "size": "8M", "format": "qcow2"},
+        {"name": "db-data", "datastore": "default", "type": "datablock", "size": "8M", "persistent": True},
+    ]
+    assert "msg" not in module("hv1", "image", images=images)
+    for host, name in (("hv1", "web"), ("old", "db")):
+        domain(host, name)
+    play = block("docs/vm-disks.md", "The first disk").text.replace("host01", "hv1")
+    four(**yaml.safe_load(play)[0]["tasks"][0]["granary.vmstore.vm_disk"])
+    assert list(sources(execute, "web", "--inactive")) == ["vda"]
+    task = block("docs/vm-disks.md", "Several disks, and several VMs").text
+    four(**yaml.safe_load(task.replace("host01", "hv1").replace("host02", "old"))[0]["granary.vmstore.vm_disk"])
+    assert list(sources(execute, "web", "--inactive")) == ["vda", "vdb"]
+    assert list(sources(execute, "db", "--inactive", host="old")) == ["vda", "vdb"]
+    for name in ("web", "db"):
+        front_end(vm=name, state="absent")
+
+
+def test_disks_of_another_host(four: Disks, front_end: Disks, domain: Make, execute: Execute, module: Module) -> None:
+    domain("old", "far")
+    done = four(
+        vm="far", host="old", disks=[{"image": "base", "attach": {}}, {"image": "data"}, {"size": "4M", "fs": "swap"}]
+    )
+    paths = [disk["path"] for disk in done["disks"]]
+    assert sources(execute, "far", "--inactive", host="old") == {"vda": paths[0]}
+    assert [describe(execute, "old", path)["virtual-size"] >> 20 for path in paths] == [64, 8, 4]
+    assert execute("old", "blkid", "-p", "-o", "value", "-s", "TYPE", paths[2]).strip() == "swap"
+    assert execute("hv1", "sh", "-c", f"ls {STORE}/0 2>/dev/null || true") == ""
+    found = module("hv1", "vm_disk_info", world=True)
+    assert [disk["world"]["exists"] for disk in found["vms"][0]["disks"]] == [True] * 3
+    # A grown disk, and data that goes back.
+    assert names(four(vm="far", disk=0, size="96M")) == ["grow disk"]
+    assert describe(execute, "old", paths[0])["virtual-size"] == 96 << 20
+    execute("old", "sh", "-c", f"printf guest | dd of={paths[1]} conv=notrunc status=none")
+    assert names(four(vm="far", disk=1, state="absent")) == ["return disk to its image"]
+    image = module("hv1", "image_info", name="data")["images"][0]
+    assert execute("hv1", "head", "-c", "5", image["path"]) == "guest"
+    assert names(four(vm="far", state="absent")) == ["remove disk", "remove disk", "remove VM"]
+    assert execute("old", "sh", "-c", f"ls {STORE}/0") == ""
+    assert sources(execute, "far", "--inactive", host="old") == {}
+
+
+def test_a_vm_moves_between_hosts(four: Disks, front_end: Disks, domain: Make, execute: Execute) -> None:
+    domain("hv1", "mover")
+    made = four(vm="mover", disks=[{"image": "base", "attach": {}}, {"image": "data"}])
+    paths = [disk["path"] for disk in made["disks"]]
+    execute("hv1", "sh", "-c", f"printf mine | dd of={paths[1]} conv=notrunc status=none")
+    message = front_end(vm="mover", host="old")["msg"]
+    assert message == ("domain: libvirt on the host old has no domain 'mover': define it first, or leave attach out.")
+    domain("old", "mover")
+    execute("hv1", "virsh", "start", "mover")
+    assert "can't move while it runs on the host 'hv1'" in front_end(vm="mover", host="old")["msg"]
+    execute("hv1", "virsh", "destroy", "mover")
+    assert names(four(vm="mover", host="old")) == ["detach disk", "move VM", "attach disk"]
+    assert execute("old", "head", "-c", "4", paths[1]) == "mine"
+    assert sources(execute, "mover", "--inactive", host="old") == {"vda": paths[0]}
+    assert sources(execute, "mover", "--inactive") == {}
+    assert execute("hv1", "sh", "-c", f"ls {STORE}/0") == ""
+    # Back to the front-end, and to another datastore in the same run.
+    assert "move VM" in names(four(vm="mover", host="hv1", datastore="system2"))
+    [(vm, system)] = [(one["directory"], one["datastore"]) for one in [front_end(vm="mover")["vm"]]]
+    assert system == "system2"
+    assert execute("hv1", "head", "-c", "4", f"{vm}/disk.1") == "mine"
+    assert sources(execute, "mover", "--inactive") == {"vda": f"{vm}/disk.0"}
+
+
+def test_a_host_that_does_not_answer(front_end: Disks) -> None:
+    for check in (True, False):
+        message = front_end(vm="x", host="no-such-host.invalid", size="1M", check=check)["msg"]
+        assert message.startswith("The host no-such-host.invalid can't be used: ")
