@@ -131,7 +131,8 @@ class Disk:
         for number, parent in (snapshots or {0: None}).items():
             layer = directory / str(number)
             if parent is not None:
-                overlay(layer, f"{directory.name}/{parent}")
+                # QEMU resolves a relative name at the path by which it opens the layer, which is that of the link.
+                overlay(layer, f"{self.image}.snap/{parent}" if self.is_linked else f"{directory.name}/{parent}")
                 change(layer, "qcow2", number + 1)
             elif self.is_linked:
                 layer.symlink_to(self.files)
@@ -239,6 +240,11 @@ def is_relevant(path: str, paths: list[str]) -> bool:
     )
 
 
+def is_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Return whether more differs than the number of blocks, which a file system also changes later."""
+    return {**before, "blocks": 0} != {**after, "blocks": 0}
+
+
 def expected_changes(call: Mapping[str, Any]) -> tuple[Paths, set[str], set[str]]:
     """Return the recorded changes: added paths with their kinds or targets, removed and changed paths."""
     paths = recorded_paths(call)
@@ -251,7 +257,7 @@ def expected_changes(call: Mapping[str, Any]) -> tuple[Paths, set[str], set[str]
     return (
         added,
         {path for path in diff["removed"] if is_relevant(path, paths)},
-        {path for path in diff["changed"] if is_relevant(path, paths)},
+        {path for path, entries in diff["changed"].items() if is_relevant(path, paths) and is_change(*entries)},
     )
 
 
@@ -485,7 +491,8 @@ class Replay:
         place = self.cluster.places()[FRONT_END if machine == "fe" else machine]
         mine = [path.partition(":")[2] for path in paths if is_relevant(path, [key])]
         (place / inner).mkdir()
-        for name in sorted(mine):
+        # The links that layers need come before the layers.
+        for name in sorted(mine, key=lambda one: (one.count("/"), os.path.basename(one).isdigit(), one)):
             path = place / name
             layers = [
                 int(one)
@@ -575,7 +582,10 @@ def check_new_disk(replay: Replay, after: Entries, expected: tuple[Paths, set[st
 def check_mvds(replay: Replay, after: Entries, expected: tuple[Paths, set[str], set[str]]) -> None:
     check_changes(replay, after, expected)
     image = replay.cluster.path(FRONT_END, replay.argv[1])
-    assert contents(replay.cluster, FRONT_END, image, image, replay.disk.format) == replay.held
+    found = contents(replay.cluster, FRONT_END, image, image, replay.disk.format)
+    if replay.disk.is_linked:  # the last layer has the data of the image
+        found[""] = found.pop(max(found))
+    assert found == replay.held
 
 
 def check_cpds(replay: Replay, after: Entries, expected: tuple[Paths, set[str], set[str]]) -> None:
