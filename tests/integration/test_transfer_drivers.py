@@ -57,7 +57,7 @@ class Driver:
     def __call__(self, action: str, *arguments: object) -> None:
         """Run an action twice. Both runs succeed, and the second one changes no names."""
         shapes = []
-        for _time in range(2):
+        for most in (1, 2):  # a repeated action may have to look whether it was done
             before = self.cluster.connections()
             done = self.call(action, *arguments, VM, "100")
             made = {host: number - before[host] for host, number in self.cluster.connections().items()}
@@ -66,7 +66,7 @@ class Driver:
                 arguments,
                 done.stderr,
             )
-            assert max(made.values()) <= 1, (action, made)
+            assert max(made.values()) <= most, (action, made)
             shapes.append({path: (status.st_mode, status.st_size) for path, status in self.cluster.entries().items()})
         assert shapes[0].keys() == shapes[1].keys(), action
 
@@ -244,7 +244,7 @@ class Life:
 
 @pytest.mark.parametrize(("name", "suffix"), [("ssh", ""), ("local", ""), ("shared", ""), ("qcow2", ".ssh")])
 def test_the_life_of_a_vm(cluster: Cluster, name: str, suffix: str) -> None:
-    """Each action runs twice, with at most one connection to each host."""
+    """Each action runs twice, the first time with at most one connection to each host."""
     life = Life(driver := prepare(cluster, name, suffix))
     for act in (life.begin, life.use_snapshots, life.grow_and_save, life.move, life.end):
         act()
@@ -334,7 +334,7 @@ def test_an_argument_that_is_no_disk_of_a_host(ssh: Driver, place: str) -> None:
     before = ssh.cluster.connections()
     place = place.format(path=f"{ssh.system}/{VM}/disk.0", vm=VM, system=ssh.system)
     for action, *arguments in (("clone", ssh.image(RAW), place), ("mkswap", 16, place), ("snap_create", place, 0)):
-        refuse(ssh, action, *arguments, VM, 100, names=(place.partition(":")[2] or place,))
+        refuse(ssh, action, *arguments, VM, 100, names=("is not accepted: ",))
     assert sum(before.values()) == sum(ssh.cluster.connections().values())
 
 
