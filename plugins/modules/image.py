@@ -130,6 +130,28 @@ options:
         both have the same list and are in one directory.
       - If the other image is renamed, removed, or created again under its name, the clone does not change.
     type: str
+  from_disk:
+    description:
+      - The disk of a virtual machine (VM) that a new image is a copy of, such as a VM that was prepared as a template.
+        The disk is one of M(granary.vmstore.vm_disk).
+      - The disk of a running VM is copied as it is at one moment, while the VM runs on. The guest agent freezes the
+        file systems of the guest for this moment, if the agent responds.
+      - The image has the format of the disk and no backing file. The datastore has no bridge list.
+      - If the disk changes afterwards, the image does not change.
+    type: dict
+    suboptions:
+      vm:
+        description: Name or id of the VM.
+        type: str
+        required: true
+      disk:
+        description: Number of the disk.
+        type: int
+        default: 0
+      snapshot:
+        description: Name of a snapshot of the disk, see M(granary.vmstore.vm_disk_snapshot). The default is the present
+          data of the disk.
+        type: str
   size:
     description:
       - Size in MiB of a new empty image of type V(os) or V(datablock). With V(G) or V(T), the size is in GiB or TiB,

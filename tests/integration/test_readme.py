@@ -27,13 +27,12 @@ Playbook = Callable[..., dict[str, str]]
 def play(site: Lab, tmp_path: Path) -> Playbook:
     """Run the text of a playbook in the lab, and return the changes on each host."""
 
-    def run(text: str, *arguments: str) -> dict[str, str]:
+    def run(text: str, *arguments: str, pipelining: bool = True) -> dict[str, str]:
         playbook = tmp_path / "playbook.yml"
         playbook.write_text(text, encoding="utf-8")
         done = ansible_process.run(
             ["ansible-playbook", "-i", site.inventory, playbook, *arguments],
-            # The environment of a user without settings.
-            environment={**os.environ, "ANSIBLE_PIPELINING": "0"},
+            environment={**os.environ, "ANSIBLE_PIPELINING": str(int(pipelining))},
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return dict(re.findall(r"^(\w+) +: .*changed=(\d+)", done.stdout, re.MULTILINE))
@@ -59,7 +58,8 @@ def test_the_playbook_works_and_a_second_run_changes_nothing(
 
     try:
         foretold = play(text, "--check")
-        assert play(text) == foretold
+        # A user without settings has no pipelining. It is slow in an emulated guest, so one run is enough.
+        assert play(text, pipelining=False) == foretold
         assert re.fullmatch(r"/mnt/one-fs-\d+", mount_point())
         assert site.ssh(ordinary, "cat", f"{mount_point()}/file") == "of the host\n"
         assert play(text) == play(text, "--check") == {ordinary: "0", "hv1": "0"}

@@ -15,6 +15,7 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     CommandFailed,
     Conflict,
+    DependencyMissing,
     TimedOut,
 )
 from lab import Lab
@@ -67,22 +68,22 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def nfs_site(nfs_lab: Lab, module_in: Callable[[Lab], Module]) -> Site:
+def nfs_site(nfs_lab: Lab, module_in: Callable[[Lab], Module]) -> Iterator[Site]:
     site = Site(nfs_lab, module_in(nfs_lab))
     for host in site.hosts:
         site.sh(
             f"groupadd --gid {SERVICE} service; useradd --uid {SERVICE} --gid service --no-create-home service", host
         )
     site.sh("systemctl start nfs-server", "nfs")
-    return site
+    yield site
+    clean(site)
 
 
 @pytest.fixture
-def site(nfs_site: Site) -> Iterator[Site]:
-    """Return the hosts without exports and mounts, before and after the test."""
+def site(nfs_site: Site) -> Site:
+    """Return the hosts without exports and mounts."""
     clean(nfs_site)
-    yield nfs_site
-    clean(nfs_site)
+    return nfs_site
 
 
 def clean(site: Site) -> None:
@@ -313,7 +314,7 @@ def test_a_datastore_is_used_only_while_its_store_is_mounted(site: Site) -> None
     made = module("frontend", "image", name="one", **image)
     assert site.sh(f"stat -c %s {DATA}/100/*", "nfs") == f"{1 << 20}\n"
     site.mount(state="unmounted")
-    require_failure(module("frontend", "image", name="two", **image), Conflict, names=[marker])
+    require_failure(module("frontend", "image", name="two", **image), DependencyMissing, names=["'nas'", POINT])
     assert site.sh(f"ls -A {POINT}", "frontend") == ""
     (info,) = [one for one in module("frontend", "datastore_info", catalog=catalog)["datastores"] if one["id"] == 100]
     assert info["monitor_error"]

@@ -73,14 +73,14 @@ class Hosts:
     def route(self, host: str) -> Any:
         return self.engine.transfer.Route(host, self.engine.protocol.__name__, self.log.append, options=self.options)
 
-    def push(self, names: dict[str, str], host: str = "h1") -> Any:
+    def push(self, names: dict[str, str], host: str = "h1", action: str = "put", *arguments: object) -> Any:
         """Send files of the front-end to a host."""
         with opened(self.here) as directory:
             return self.engine.transfer.push_tree(
                 self.route(host),
-                "put",
-                self.engine.protocol.OPERATIONS["put"],
-                self.engine.protocol.request("put", str(self.h1)),
+                action,
+                self.engine.protocol.OPERATIONS[action],
+                self.engine.protocol.request(action, str(self.h1), *arguments),
                 self.engine.tree.Source(directory, str(self.here), names),
                 kinds={},
             )
@@ -271,7 +271,7 @@ def test_directly_between_two_hosts(hosts: Hosts, shared_bridges: Any) -> None:
 
 
 def test_the_cipher_for_much_data(shared_bridges: Any, engine: Any) -> None:
-    """Of the ciphers that the configuration allows, AES-GCM is the first."""
+    """AES-GCM comes first among the ciphers that the configuration allows."""
     flag, ciphers = engine.ssh.fast_cipher("h1")
     allowed = subprocess.run(["ssh", "-Q", "cipher"], capture_output=True, text=True, check=True).stdout.split()
     assert flag == "-c" and ciphers.startswith("aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20")
@@ -434,6 +434,19 @@ def test_a_confirmation_that_is_lost(hosts: Hosts, large: Path, monkeypatch: pyt
     put_file(large, hosts.h1)
     assert hosts.pull({"disk": "disk"}) == "removed"
     assert lost and os.listdir(hosts.h1) == [] and os.listdir(hosts.here) == ["disk"]
+
+
+def test_a_host_that_fails_in_the_middle(hosts: Hosts, large: Path, shared_bridges: Any) -> None:
+    """The error of the host stops the sender at once, and isn't taken for a broken connection."""
+    put_file(large, hosts.here)
+    before = shared_bridges.connections()
+    with refused(
+        hosts.engine.errors.NoSpace,
+        says=f"On the host h1: Could not receive files in {hosts.h1}: No space left on device. Nothing was changed.",
+    ):
+        hosts.push({"disk": "disk"}, "h1", "put_until_full", 70 * MIB)
+    assert os.listdir(hosts.h1) == []
+    assert shared_bridges.connections() == before + 1
 
 
 # Processes that end

@@ -238,7 +238,7 @@ def test_a_directory_that_the_guest_needs(guest: Guest, path: str, states: tuple
     guest.sh("mkdir /mnt/conf; mount --bind /etc /mnt/conf")
     try:
         for state in states:
-            require_failure(guest.mount(path=path, state=state), InvalidInput, option="path", names=[path])
+            require_failure(guest.mount(path=path, state=state), InvalidInput, option="path")
         assert (guest.live(path), guest.live(guest.sh(f"realpath -m {path}").strip()), guest.fstab()) == ([], [], [])
     finally:
         guest.sh("umount /mnt/conf")

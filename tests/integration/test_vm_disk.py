@@ -15,8 +15,14 @@ from typing import Any
 import ansible_process
 import pytest
 import yaml
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CommandFailed,
+    Conflict,
+    DependencyNotFound,
+)
 from documentation import block
 from lab import Lab
+from refusal import require_failure
 
 Execute = Callable[..., str]
 Make = Callable[..., str]
@@ -155,11 +161,15 @@ def test_disks_of_a_running_domain(front_end: Disks, four: Disks, domain: Make, 
     execute("hv1", "virsh", "detach-disk", "live", "sdb", "--config")
     execute("hv1", "virsh", "attach-disk", "live", done["disks"][2]["path"], "sdc", "--config", "--targetbus", "sata")
     assert names(four(vm="live", disk=2, attach={"target": "sdb"})) == ["change attachment of disk"]
-    refused = front_end(vm="live", state="absent")["msg"]
-    assert refused == "The VM 'live' can't be removed while it runs on the host 'hv1': shut it down first."
+    require_failure(front_end(vm="live", state="absent"), Conflict, names=["'live'", "'hv1'"])
     assert names(four(vm="live", disks=[{"disk": 0, "size": "16M"}])) == ["grow disk"]
     assert execute("hv1", "virsh", "domblkinfo", "live", "vda").split()[1] == str(16 << 20)
-    assert "loses disks on virtio and scsi only" in front_end(vm="live", disk=2, state="absent")["msg"]
+    require_failure(
+        front_end(vm="live", disk=2, state="absent"),
+        Conflict,
+        says="The disk 2 of VM 'live' can't be removed while the domain 'live' runs, which loses disks on virtio and "
+        "scsi only, and this one is on sata: shut it down first.",
+    )
     execute("hv1", "virsh", "destroy", "live")
     assert names(four(vm="live", state="absent"))[-1] == "remove VM"
     assert sources(execute, "live", "--inactive") == {}
@@ -226,11 +236,14 @@ def test_a_vm_moves_between_hosts(four: Disks, front_end: Disks, domain: Make, e
     made = four(vm="mover", disks=[{"image": "base", "attach": {}}, {"image": "data"}])
     paths = [disk["path"] for disk in made["disks"]]
     execute("hv1", "sh", "-c", f"printf mine | dd of={paths[1]} conv=notrunc status=none")
-    message = front_end(vm="mover", host="old")["msg"]
-    assert message == ("domain: libvirt on the host old has no domain 'mover': define it first, or leave attach out.")
+    require_failure(
+        front_end(vm="mover", host="old"),
+        DependencyNotFound,
+        says="domain: libvirt on the host old has no domain 'mover': define it first, or leave attach out.",
+    )
     domain("old", "mover")
     execute("hv1", "virsh", "start", "mover")
-    assert "can't move while it runs on the host 'hv1'" in front_end(vm="mover", host="old")["msg"]
+    require_failure(front_end(vm="mover", host="old"), Conflict, names=["'mover'", "'hv1'"])
     execute("hv1", "virsh", "destroy", "mover")
     assert names(four(vm="mover", host="old")) == ["detach disk", "move VM", "attach disk"]
     assert execute("old", "head", "-c", "4", paths[1]) == "mine"
@@ -247,5 +260,5 @@ def test_a_vm_moves_between_hosts(four: Disks, front_end: Disks, domain: Make, e
 
 def test_a_host_that_does_not_answer(front_end: Disks) -> None:
     for check in (True, False):
-        message = front_end(vm="x", host="no-such-host.invalid", size="1M", check=check)["msg"]
-        assert message.startswith("The host no-such-host.invalid can't be used: ")
+        found = front_end(vm="x", host="no-such-host.invalid", size="1M", check=check)
+        require_failure(found, CommandFailed, names=["no-such-host.invalid"])

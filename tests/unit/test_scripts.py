@@ -74,8 +74,8 @@ def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
     assert status == 2
     assert (
         output
-        == 'script/bench: there is no benchmark "monito": give one of actions cp images monitor simulated-datastore, '
-        "or none to run all.\n"
+        == 'script/bench: there is no benchmark "monito": give one of actions cp images monitor simulated-datastore '
+        "transfers, or none to run all.\n"
     )
 
 

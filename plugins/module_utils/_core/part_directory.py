@@ -145,16 +145,23 @@ def _opened_lock(directory: int) -> Iterator[int]:
 
 
 def remove_at(parent: int, name: str) -> None:
-    """Remove a file, a link, or a directory with its content. Links aren't followed.
+    """Remove a file, a link, or a directory with its content. Links aren't followed, and a mounted file system stays.
 
     :raises FileNotFoundError: the name is missing; :raises OSError: it can't be removed.
     """
-    if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+    _remove(parent, name, 0)
+
+
+def _remove(parent: int, name: str, depth: int) -> None:
+    found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    if not stat.S_ISDIR(found.st_mode):
         os.unlink(name, dir_fd=parent)
         return
+    if found.st_dev != os.fstat(parent).st_dev:
+        raise OSError(errno.EBUSY, f"a file system is mounted at {name!r}")
     directory = open_directory_at(parent, name)
     try:
-        _clear(directory)
+        _clear(directory, depth=depth + 1)
     finally:
         os.close(directory)
     os.rmdir(name, dir_fd=parent)
@@ -195,17 +202,8 @@ def _clear(directory: int, *, kept: str = "", depth: int = 1) -> None:
     if depth > DEEPEST:
         raise OSError(errno.ELOOP, f"directories are nested more than {DEEPEST} deep")
     for name in os.listdir(directory):
-        if name == kept:
-            continue
-        if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-            inner = open_directory_at(directory, name)
-            try:
-                _clear(inner, depth=depth + 1)
-            finally:
-                os.close(inner)
-            os.rmdir(name, dir_fd=directory)
-        else:
-            os.unlink(name, dir_fd=directory)
+        if name != kept:
+            _remove(directory, name, depth)
 
 
 __all__ = [

@@ -69,6 +69,11 @@ def is_within(path: str, directory: str) -> bool:
     return os.path.commonpath([path, directory]) == directory
 
 
+def is_same_path(name: str, path: str) -> bool:
+    """Return whether a name is the absolute path ``path``, apart from repeated slashes."""
+    return name.startswith("/") and [part for part in name.split("/") if part] == path.split("/")[1:]
+
+
 def check_allowed(
     option: str,
     path: str,
@@ -101,4 +106,4 @@ def check_allowed(
             raise PathNotAllowed(option, path, f"it lies in the restricted directory {root}{remedy}")
 
 
-__all__ = ["absolute", "check_allowed", "is_url", "is_within", "real_path"]
+__all__ = ["absolute", "check_allowed", "is_same_path", "is_url", "is_within", "real_path"]

@@ -18,23 +18,15 @@ from collections.abc import Iterator, Mapping
 
 from .._core.directory import exists_at, is_link_at, list_directory, open_directory_at, opened_directory, sync_opened
 from .._core.errors import Conflict, NotFound, os_errors
-from .._core.records import TYPE_CHECKING, dataclass
+from .._core.paths import is_same_path
+from .._core.records import dataclass
 from .image_file import opened_image_at
 from .layout import snapshot_directory, snapshot_file, snapshot_number
 from .new_image import NewImage, new_image
 
-if TYPE_CHECKING:
-    from .qcow2 import Qcow2Header
-
-#: Upper bound of the name of a backing file in bytes (QEMU, docs/interop/qcow2.txt).
-_LONGEST_BACKING_NAME = 1023
-
 #: Upper bound of the files of an image: the limit of libvirt. Each file needs a descriptor and a part of qemu-img's
 #: command line.
 LONGEST_CHAIN = 200
-
-#: Upper bound of the first table of a qcow2 file in bytes (QEMU, block/qcow2.h: QCOW_MAX_L1_SIZE).
-_LARGEST_TABLE = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -215,43 +207,27 @@ class ImageFiles:
         ) or directory
 
     def backing_name(self, number: int | None) -> str | None:
-        """Return the name of the backing file in the header of a qcow2 file. It is checked, because qemu-img would open
-        this file.
+        """Return the name of the backing file in the header of a qcow2 file, or ``None`` without one. The name is
+        untrusted.
         """
-        path = self.path(number)
-        with self.opened(number) as descriptor, os_errors(f"read {path}"):
-            header = self.header(descriptor, path)
-            if not header.backing_offset:
-                return None
-            return os.fsdecode(os.pread(descriptor, header.backing_length, header.backing_offset))
+        from .layer_header import read_backing_name
 
-    def header(self, descriptor: int, path: str) -> Qcow2Header:
-        """Return the header of an open qcow2 file of the image.
-
-        :raises Conflict: the file isn't a qcow2 image, or not one of this collection.
-        """
-        from .qcow2 import HEADER_SIZE, Qcow2Header
-
-        try:
-            header = Qcow2Header.parse(os.pread(descriptor, HEADER_SIZE, 0))
-        except ValueError as error:
-            raise Conflict(f"{path} is not used: it isn't a qcow2 image.") from error
-        if header.has_external_data or header.backing_length > _LONGEST_BACKING_NAME:
-            raise Conflict(f"{path} is not used: it has an external data file, or its header is damaged.")
-        return header
+        with self.opened(number) as descriptor:
+            return read_backing_name(descriptor, self.path(number))
 
     def virtual_size(self, number: int | None) -> int:
         """Return the size of the disk in a qcow2 file in bytes."""
+        from .layer_header import read_layer_header
+
         with self.opened(number) as descriptor:
-            return self.header(descriptor, self.path(number)).virtual_size
+            return read_layer_header(descriptor, self.path(number)).virtual_size
 
     def is_empty_overlay(self, number: int) -> bool:
-        """Return whether a qcow2 file has no data of its own, because its first table has no entries."""
-        path = self.path(number)
-        with self.opened(number) as descriptor, os_errors(f"read {path}"):
-            header = self.header(descriptor, path)
-            table = os.pread(descriptor, min(8 * header.l1_entries, _LARGEST_TABLE), header.l1_offset)
-        return len(table) == 8 * header.l1_entries and not any(table)
+        """Return whether a qcow2 file has no data of its own."""
+        from .layer_header import has_data
+
+        with self.opened(number) as descriptor:
+            return not has_data(descriptor, self.path(number))
 
     def chain(self, snapshot: int) -> list[int | None]:
         """Return the qcow2 files of a snapshot, down to the last one that belongs to the image."""
@@ -337,11 +313,6 @@ class ImageFiles:
         raise Conflict(f"{named_by} is not used: it refers to {name!r}, which is not in {place}.")
 
 
-def is_same_path(name: str, path: str) -> bool:
-    """Return whether a name is the absolute path ``path``, apart from repeated slashes."""
-    return name.startswith("/") and [part for part in name.split("/") if part] == path.split("/")[1:]
-
-
 def make_link(directory: int, name: str, target: str) -> None:
     """Create a symbolic link in an open directory. If root creates the link, it belongs to the owner of the directory.
 
@@ -401,4 +372,13 @@ def files_in(
             os.close(snapshots)
 
 
-__all__ = ["ImageFiles", "Pointer", "files_in", "is_same_path", "make_link", "opened_files", "owner_like"]
+__all__ = [
+    "LONGEST_CHAIN",
+    "ImageFiles",
+    "Pointer",
+    "files_in",
+    "is_same_path",
+    "make_link",
+    "opened_files",
+    "owner_like",
+]

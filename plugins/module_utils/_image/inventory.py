@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping
 
 from .._core.directory import is_link_at, open_directory_at, opened_directory, opened_file_at
 from .._core.errors import InvalidInput, NotFound, from_os_error, os_errors
-from .._core.part_directory import is_directory_held
 from .._core.records import dataclass, replace
 from .._core.temporary import is_held, is_part_name
 from .image_file import HEAD_SIZE, virtual_size
@@ -194,6 +193,8 @@ def _kind(opened: int, entry: os.DirEntry[str]) -> int:
     """Return the kind of an entry, by its name and its type."""
     if is_part_name(entry.name):
         if entry.is_dir(follow_symlinks=False):
+            from .._core.part_directory import is_directory_held
+
             is_locked = is_directory_held(opened, entry.name)
         else:
             is_locked = entry.is_file(follow_symlinks=False) and is_held(opened, entry.name)

@@ -18,6 +18,8 @@ from .._core.digits import is_decimal, is_hexadecimal
 _DIGITS = 32
 #: Upper bound of the decimal digits in the number of a snapshot.
 _LONGEST_NUMBER = 9
+#: Upper bound of the number of a snapshot.
+HIGHEST_NUMBER = 10**_LONGEST_NUMBER - 1
 
 #: Suffixes of the names beside an image.
 SNAPSHOTS, CHECKSUM = ".snap", ".md5sum"
@@ -64,6 +66,7 @@ def checksum_file(image: str) -> str:
 
 __all__ = [
     "CHECKSUM",
+    "HIGHEST_NUMBER",
     "SNAPSHOTS",
     "checksum_file",
     "is_image_name",

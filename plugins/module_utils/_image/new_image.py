@@ -28,7 +28,6 @@ from .._core.directory import (
     sync_opened,
 )
 from .._core.errors import FULL, FileAccessFailed, StaleState, os_errors
-from .._core.part_directory import remove_unheld_directory
 from .._core.records import TYPE_CHECKING, dataclass
 from .._core.temporary import create_part, is_part_name, new_part_name, remove_unheld
 from .layout import name_of_part
@@ -308,6 +307,8 @@ def _remove_directory(directory: int, name: str) -> None:
 
     :raises OSError: a file can't be removed, or a running program holds the directory.
     """
+    from .._core.part_directory import remove_unheld_directory
+
     try:
         remove_unheld_directory(directory, name)
         return

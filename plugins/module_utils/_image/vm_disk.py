@@ -20,12 +20,12 @@ from collections.abc import Iterator, Mapping
 
 from .._core.directory import exists_at, is_link_at, open_file_at, sync_opened
 from .._core.errors import Conflict, InvalidInput, NotFound, os_errors
-from .._core.paths import absolute
+from .._core.paths import absolute, is_same_path
 from .._core.records import dataclass
 from .._core.temporary import new_part_name
-from .image_files import ImageFiles, Pointer, files_in, is_same_path, make_link, opened_files, owner_like
+from .image_files import ImageFiles, Pointer, files_in, make_link, opened_files, owner_like
 from .layout import checksum_file, is_image_name, snapshot_directory, snapshot_number
-from .new_image import NewImage, new_image, remove_files
+from .new_image import NewImage, new_image, remove_files, sweep
 from .still import StillFiles, is_used, require_unused
 from .vm_directory import DiskPath, make_directory_at, opened_vm_directory, parse_disk_path
 from .vm_lock import DEADLINE, locked_disk
@@ -67,6 +67,10 @@ class OpenDisk:
         """Return whether the disk is a link to the last one of its layers."""
         return self.files.active_number() is not None
 
+    def current(self) -> int | None:
+        """Return the file that receives the writes of the disk. A raw disk has no overlays."""
+        return self.files.active() if self.format == "qcow2" else self.files.target()
+
     def opened_data(self, snapshot: int | None = None) -> contextlib.AbstractContextManager[Mapping[int, str]]:
         """Open the files with the data of the disk or of a snapshot, each before its backing file. Yield their paths by
         descriptor.
@@ -74,7 +78,7 @@ class OpenDisk:
         :raises NotFound: the snapshot or the disk is missing.
         :raises Conflict: a file refers to another one than those of the disk and its image.
         """
-        file = self.files.active() if snapshot is None else self.files.data_of(snapshot)
+        file = self.current() if snapshot is None else self.files.data_of(snapshot)
         return self.files.opened_chain(file) if self.format == "qcow2" else self.files.opened_alone(file)
 
     @contextlib.contextmanager
@@ -84,7 +88,7 @@ class OpenDisk:
         :arg doing: the work, as the rest of "can't".
         :raises Conflict: a program uses the file.
         """
-        file = self.files.active()
+        file = self.current()
         path = self.files.path(file)
         directory, name = self.files.place(file)
         with os_errors(f"open {path}"):
@@ -100,7 +104,7 @@ class OpenDisk:
 
         :raises Conflict: a program uses the file that receives the writes.
         """
-        file = self.files.active()
+        file = self.current()
         with self.files.opened(file) as descriptor:
             require_unused(descriptor, self.files.path(file), doing)
 
@@ -146,7 +150,7 @@ class OpenDisk:
         return number
 
     def is_used(self) -> bool:
-        with self.files.opened(self.files.active()) as descriptor:
+        with self.files.opened(self.current()) as descriptor:
             return is_used(descriptor)
 
     def new_file(self) -> contextlib.AbstractContextManager[NewImage]:
@@ -280,6 +284,7 @@ def replace_link(directory: int, path: DiskPath, target: str) -> None:
 
     :raises NoSpace, FileAccessFailed: the link can't be made.
     """
+    sweep(directory)  # a killed run may have left a link
     with os_errors(f"write {path.path}"):
         for left in reversed(range(_ATTEMPTS)):
             name = new_part_name()

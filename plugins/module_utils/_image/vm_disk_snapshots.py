@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from .._core.directory import sync_opened
-from .._core.errors import Conflict, NotFound, os_errors
+from .._core.directory import descriptor_path, sync_opened
+from .._core.errors import Conflict, InvalidInput, NotFound, os_errors
 from .._core.records import replace
 from .copy import copy_local, foresee_copy
-from .image_files import files_in
-from .layout import snapshot_directory
+from .image_files import LONGEST_CHAIN, files_in
+from .layout import HIGHEST_NUMBER, snapshot_directory
 from .new_image import sweep
+from .qemu_img import as_one_image
 from .snapshots import delete_from, fill_overlay, foresee_in, revert_to
 from .vm_directory import make_directory_at
 from .vm_disk import DiskRecord, OpenDisk, opened_disk, unchanged
@@ -44,6 +45,7 @@ def create_snapshot(
     :raises NotFound: there is no such disk.
     :raises NoSpace, CommandFailed, FileAccessFailed: the snapshot can't be written. The disk keeps its data.
     """
+    _check_number(snapshot)
     with opened_disk(record, doing="snap_create", deadline=deadline) as disk:
         if snapshot in disk.files.list_snapshots():
             return False
@@ -80,6 +82,7 @@ def prepare_overlay(record: DiskRecord, snapshot: int, *, deadline: float = DEAD
 
     :raises Conflict: the disk has this snapshot, or is raw.
     """
+    _check_number(snapshot)
     with opened_disk(record, doing="snap_create_live", deadline=deadline) as disk:
         if snapshot in disk.files.list_snapshots():
             raise Conflict(f"The disk {disk.path.path} already has the snapshot {snapshot}.")
@@ -136,6 +139,33 @@ def revert_snapshot(record: DiskRecord, snapshot: int, *, deadline: float = DEAD
         revert_to(disk.files, disk.format, snapshot)
 
 
+def is_at_snapshot(record: DiskRecord, snapshot: int) -> bool:
+    """Return whether a disk has the content of a snapshot. Read both entirely, unless nothing was written since.
+
+    :raises NotFound: there is no such disk or snapshot.
+    :raises Conflict, CommandFailed, FileAccessFailed: a file can't be read.
+    """
+    from .image_chain import OpenChain, has_same_content
+
+    with opened_disk(record) as disk:
+        newest = disk.files.active_number() if disk.format == "qcow2" else None
+        if newest is not None and disk.files.parent(newest) == snapshot and disk.files.is_empty_overlay(newest):
+            return True
+        with disk.opened_data() as now, disk.opened_data(snapshot) as then:
+            chains = [OpenChain(_name_for_qemu(reads, disk.format), disk.format, reads) for reads in (now, then)]
+            return has_same_content(*chains)
+
+
+def _name_for_qemu(reads: Mapping[int, str], format: str) -> str:
+    return as_one_image(tuple(reads)) if format == "qcow2" else descriptor_path(next(iter(reads)))
+
+
+def _check_number(snapshot: int) -> None:
+    """Refuse a number that the following layer can't exceed."""
+    if not 0 <= snapshot < HIGHEST_NUMBER:
+        raise InvalidInput("snapshot", snapshot, f"an id from 0 to {HIGHEST_NUMBER - 1} is expected")
+
+
 def _require_layers(disk: OpenDisk) -> None:
     if not _makes_layers(disk, whole=False):
         raise Conflict(f"The disk {disk.path.path} can't have layers, because its snapshots are whole copies.")
@@ -190,7 +220,11 @@ def _prepare(disk: OpenDisk, snapshot: int) -> int:
     again.
     """
     number, files = snapshot + 1, disk.files
-    files.chain(snapshot)  # refuses files that refer to other ones
+    with files.opened_chain(files.data_of(snapshot)) as chain:
+        if len(chain) >= LONGEST_CHAIN:
+            raise Conflict(
+                f"The disk {disk.path.path} can't have more snapshots: its data is in {LONGEST_CHAIN} files already."
+            )
     if files.has(number) and not _is_replaceable(disk, number, snapshot):
         return number
     with disk.new_file() as part:
@@ -232,4 +266,12 @@ def _copy(disk: OpenDisk, snapshot: int, is_paused: bool) -> None:
             sync_opened(directory)
 
 
-__all__ = ["create_snapshot", "delete_snapshot", "make_layer", "prepare_overlay", "revert_snapshot", "switch_to"]
+__all__ = [
+    "create_snapshot",
+    "delete_snapshot",
+    "is_at_snapshot",
+    "make_layer",
+    "prepare_overlay",
+    "revert_snapshot",
+    "switch_to",
+]

@@ -20,9 +20,8 @@ import struct
 from collections.abc import Iterator
 
 from .._core.directory import open_file_at
-from .._core.errors import FULL, os_errors, printable
+from .._core.errors import FULL, NotFound, os_errors, printable
 from .._core.locks import retry_until
-from .new_image import sweep
 from .vm_directory import DiskPath, opened_vm_directory
 
 #: Name of the lock file in the VM directory.
@@ -42,7 +41,7 @@ def locked_disk(
     path: DiskPath, *, doing: str, create: bool = False, deadline: float = DEADLINE, is_removal: bool = False
 ) -> Iterator[int]:
     """Hold the lock of a disk, or of all disks in a VM directory, for the length of a block. Yield a descriptor
-    (O_PATH) of the VM directory. Before, the parts that killed runs have left are removed.
+    (O_PATH) of the VM directory.
 
     :arg doing: name of the action, which waiting actions report.
     :arg create: whether to create a missing VM directory.
@@ -57,7 +56,6 @@ def locked_disk(
         retry_until(lock.attempt, deadline=deadline, what=path.path, holder=lock.holder)
         lock.sign(f"{doing} (process {os.getpid()} on {os.uname().nodename})")
         try:
-            sweep(lock.directory)
             yield lock.directory
         finally:
             lock.sign("")
@@ -132,8 +130,9 @@ class _Lock:
         """Return whether the path still leads to the locked directory."""
         if os.fstat(self._file).st_nlink == 0:
             return False
-        with opened_vm_directory(self._path) as current:
+        with contextlib.suppress(NotFound), opened_vm_directory(self._path) as current:
             return os.path.samestat(os.fstat(current), os.fstat(self.directory))
+        return False
 
 
 def _open_lock_file(directory: int) -> int:

@@ -9,20 +9,17 @@ Every action can be repeated.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 
-from .._core.directory import list_directory, open_directory_at, open_file_at, opened_directory, sync_opened
-from .._core.errors import NotFound, VmstoreError, os_errors
+from .._core.directory import list_directory, open_directory_at, open_file_at, sync_opened
+from .._core.errors import NotFound, os_errors
+from .._core.part_directory import remove_at
 from .layout import snapshot_directory
 from .new_image import remove_files
 from .still import require_unused
-from .vm_directory import DiskPath, parse_disk_path
+from .vm_directory import DiskPath, opened_system_datastore, parse_disk_path
 from .vm_lock import DEADLINE, LOCK_FILE, locked_disk
-
-#: Upper bound of the depth of a directory tree that is removed. Each level needs a descriptor.
-_DEEPEST = 64
 
 
 def remove(path: str, *, deadline: float = DEADLINE) -> bool:
@@ -71,15 +68,9 @@ def remove_vm_directory(path: DiskPath, *, deadline: float) -> bool:
     """
     with contextlib.ExitStack() as stack:
         try:
-            with os_errors(f"open {path.datastore}"):
-                system = stack.enter_context(opened_directory(path.datastore))
-        except VmstoreError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return False
-            raise
-        with os_errors(f"remove {path.directory}"):
-            _remove_tree(system, _removed_name(path))  # a killed run may have left it
-        try:
+            system = stack.enter_context(opened_system_datastore(path))
+            with os_errors(f"remove {path.directory}"):
+                _remove_set_aside(system, path)  # of a killed run
             directory = stack.enter_context(locked_disk(path, doing="delete", deadline=deadline, is_removal=True))
         except NotFound:
             return False
@@ -105,11 +96,11 @@ def remove_directory_at(system: int, path: DiskPath) -> None:
 
     :raises FileAccessFailed: a file can't be removed.
     """
-    removed = _removed_name(path)
     with os_errors(f"remove {path.directory}"):
-        os.rename(str(path.vm), removed, src_dir_fd=system, dst_dir_fd=system)
+        _remove_set_aside(system, path)
+        os.rename(str(path.vm), _removed_name(path), src_dir_fd=system, dst_dir_fd=system)
         sync_opened(system)
-        _remove_tree(system, removed)
+        _remove_set_aside(system, path)
         sync_opened(system)
 
 
@@ -147,30 +138,13 @@ def _require_unused_file(directory: int, name: str, path: str) -> None:
         os.close(descriptor)
 
 
-def _remove_tree(around: int, name: str, level: int = 0) -> None:
-    """Remove a file or a directory tree, if it exists.
+def _remove_set_aside(system: int, path: DiskPath) -> None:
+    """Remove a VM directory that has lost its name.
 
-    :raises OSError: a file can't be removed, or a file system is mounted in the directory.
+    :raises OSError: a file can't be removed.
     """
-    try:
-        status = os.stat(name, dir_fd=around, follow_symlinks=False)
-        if not stat.S_ISDIR(status.st_mode):
-            os.unlink(name, dir_fd=around)
-            return
-        if status.st_dev != os.fstat(around).st_dev:
-            raise OSError(errno.EBUSY, f"a file system is mounted at {name!r}")
-        if level == _DEEPEST:
-            raise OSError(errno.ELOOP, f"more than {_DEEPEST} directories are in one another")
-        opened = open_directory_at(around, name)
-    except FileNotFoundError:
-        return
-    try:
-        for entry in os.listdir(opened):
-            _remove_tree(opened, entry, level + 1)
-    finally:
-        os.close(opened)
-    with contextlib.suppress(FileNotFoundError):  # another action removes the same directory
-        os.rmdir(name, dir_fd=around)
+    with contextlib.suppress(FileNotFoundError):  # there is none, or another action removes it
+        remove_at(system, _removed_name(path))
 
 
 __all__ = [

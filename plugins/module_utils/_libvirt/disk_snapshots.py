@@ -45,8 +45,8 @@ class DiskFile:
 def create_snapshot(disk: RunningDisk, overlay: str, switch: Callable[[], object]) -> None:
     """Let the running domain write to ``overlay``, so that the present files of the disk are a snapshot.
 
-    The domain has the overlay before the disk's own path leads there. If this process is killed in between, the
-    definition names the overlay, and the domain also starts with it.
+    The domain has the overlay before the disk's own path leads there. Meanwhile the definition names the overlay, so
+    that the domain starts with it wherever this process is killed.
 
     :arg overlay: a new qcow2 file on top of the present newest file.
     :arg switch: makes the disk's own path lead to ``overlay``.
@@ -64,9 +64,11 @@ def create_snapshot(disk: RunningDisk, overlay: str, switch: Callable[[], object
     text = _snapshot_xml(disk, overlay)
     with disk.calls("create a snapshot of"):
         disk.domain.handle.snapshotCreateXML(text, flags)
+    names_of_overlay = frozenset([os.path.normpath(overlay)])
     found = disk.domain.running_xml()
-    if found is not None and find_disk(parse(found), frozenset([os.path.normpath(overlay)])) is None:
+    if found is not None and find_disk(parse(found), names_of_overlay) is None:
         raise LibvirtFailed(f"libvirt did not let the {disk} write to {overlay!r}.")
+    _name_disk(disk.domain, names_of_overlay, overlay)
     switch()
     name_disk(disk.domain, disk.path)
 
@@ -88,13 +90,17 @@ def name_disk(domain: Domain, path: str) -> None:
 
     :raises StaleState, LibvirtFailed: see :meth:`DefinitionEdit.apply`.
     """
+    _name_disk(domain, file_names(path), path)
+
+
+def _name_disk(domain: Domain, names: frozenset[str], source: str) -> None:
     if not domain.is_persistent:
         return
     edit = DefinitionEdit(domain)
-    element = find_disk(edit.root, file_names(path))
+    element = find_disk(edit.root, names)
     if element is None:
         return
-    obtain_child(element, "source").set("file", path)
+    obtain_child(element, "source").set("file", source)
     for backing in element.findall("backingStore"):
         element.remove(backing)
     edit.allow_additions(element)
@@ -109,10 +115,10 @@ def merge_files(
 
     Afterwards ``files[base]`` is the backing file of the newest file, and the running domain has closed the files
     between them. Their content is unchanged. They can be removed when this function has returned, not before. If this
-    process is killed, QEMU completes the work.
+    process is killed, QEMU completes the work, and a repeated call is still needed before files are removed.
 
     :arg files: all files of the disk, each before its backing file, as their headers say.
-    :arg base: the number of all files leaves the newest file without a backing file.
+    :arg base: 1 merges nothing. The number of all files leaves the newest file without a backing file.
     :arg deadline: seconds. Afterwards the work is stopped, and the chain is as before.
     :raises Conflict: a job is under way on the disk, the domain has other files open, or the domain is paused.
     :raises TimedOut: the deadline has passed.
@@ -121,13 +127,26 @@ def merge_files(
     disk.check_idle()
     layers = disk.layers()
     _check_files(disk, files, layers)
-    if base == 1:
-        return
     if disk.domain.is_halted:
         raise Conflict(
             f"The files of the {disk} can't be merged while the domain is paused, because QEMU does not write all data "
             "to the file then: resume the domain, or shut it off."
         )
+    if base > 1:
+        _merge(disk, files, base, layers, deadline, progress)
+    # A pause writes the data to the file, also the data of an earlier merge whose process was killed.
+    with quiesced(disk.domain, method="suspend"):
+        pass
+
+
+def _merge(
+    disk: RunningDisk,
+    files: Sequence[DiskFile],
+    base: int,
+    layers: Sequence[Layer],
+    deadline: float,
+    progress: Progress | None,
+) -> None:
     handle, names = disk.domain.handle, disk.domain.libvirt
     with disk.calls("merge the files of"):
         if base == len(files):
@@ -148,8 +167,6 @@ def merge_files(
             f"libvirt did not merge the files of the {disk}: a file could not be read or written; the log of the "
             "domain has the reason."
         )
-    with quiesced(disk.domain, method="suspend"):
-        pass  # the pause writes the data to the file
 
 
 def _check_files(disk: RunningDisk, files: Sequence[DiskFile], layers: Sequence[Layer]) -> None:

@@ -37,7 +37,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._image.vm_disk_sna
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._image.vm_lock import LOCK_FILE
 from ansible_collections.granary.vmstore.plugins.module_utils._image.vm_removal import remove
-from simulated_datastore.testing import FaultWalker, KillWalker
+from simulated_datastore.testing import CrashWalker, FaultWalker, KillWalker
 
 NAME = "6573ae15e97409f235cae95705b4d830"
 SIZE = 192 << 10
@@ -249,3 +249,14 @@ def test_a_kill_at_each_change(walk: Walk, walk_kills: KillWalker, report: Calla
     kills = walk_kills(walk.work, check, prepare=walk.prepare, ops=CHANGES)
     assert kills > 2
     report(f"{kills} kills")
+
+
+@pytest.mark.parametrize("walk", ["clone over a file", "snap_create, file"], indirect=True)
+def test_a_crash_at_each_step(walk: Walk, walk_crashes: CrashWalker, report: Callable[[str], None]) -> None:
+    def check(root: Path) -> None:
+        walk.check(root)
+        walk.again(root)
+
+    crashes = walk_crashes(walk.work, check, prepare=walk.prepare, names="strict", limit=2)
+    assert crashes > 10
+    report(f"{crashes} crashes")

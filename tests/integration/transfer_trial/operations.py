@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +26,19 @@ def begin(_request: Request, peer: TreePeer | None, log: Callable[[str], object]
         with opened_directory(directory) as opened:
             peer.receive(opened, directory)
         return "stored"
+
+    def put_until_full(directory: str, limit: int) -> str:
+        """Receive a tree into a file system that other programs fill meanwhile."""
+        read_into, left = peer.read_into, [limit]
+
+        def limited(buffer: memoryview) -> None:
+            left[0] -= len(buffer)
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            read_into(buffer)
+
+        peer.read_into = limited
+        return put(directory)
 
     def get(directory: str, names: dict[str, str]) -> str:
         """Send files of a directory, and then remove them."""
@@ -50,6 +65,7 @@ def begin(_request: Request, peer: TreePeer | None, log: Callable[[str], object]
     handlers: dict[str, Callable[..., Any]] = {
         "get": get,
         "put": put,
+        "put_until_full": put_until_full,
         "pass_on": pass_on,
         "read": read,
     }

@@ -11,6 +11,7 @@ from .._remote.wire import Operation
 OPERATIONS = {
     "get": Operation("str"),
     "put": Operation("str"),
+    "put_until_full": Operation("str"),
     "pass_on": Operation("str"),
     "read": Operation("str"),
 }

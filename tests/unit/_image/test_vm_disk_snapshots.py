@@ -4,16 +4,18 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, NotFound
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, InvalidInput, NotFound
 from ansible_collections.granary.vmstore.plugins.module_utils._image.backing_names import rename_layers
 from ansible_collections.granary.vmstore.plugins.module_utils._image.image_files import files_in
 from ansible_collections.granary.vmstore.plugins.module_utils._image.vm_disk import DiskRecord
@@ -261,6 +263,51 @@ def test_a_disk_in_use_stays_as_it_is(tmp_path: Path, layout: Layout, opened_by_
     else:
         with refused(Conflict, names=[os.path.realpath(snapshot_path(record, 0))]):
             delete_snapshot(record, 0)
+
+
+@pytest.mark.parametrize("number", [-1, 10**9 - 1, 10**20])
+@pytest.mark.parametrize("action", [create_snapshot, prepare_overlay])
+def test_numbers_that_no_file_has(tmp_path: Path, action: Callable[..., object], number: int) -> None:
+    record = plain(str(tmp_path))
+    with refused(InvalidInput, option="snapshot", value=number):
+        action(record, number)
+    assert os.path.isfile(record.path) and not os.path.islink(record.path)
+
+
+def test_a_disk_has_no_more_files_than_libvirt_accepts(tmp_path: Path) -> None:
+    record = layered(str(tmp_path))
+    layers = Path(f"{record.path}.snap")
+    head = (layers / "0").read_bytes()
+    create_snapshot(record, 0)
+    for number in range(1, 200):  # an overlay costs qemu-img 20 ms, and a copy nothing
+        data = bytearray((layers / "1").read_bytes())
+        name = f"disk.1.snap/{number - 1}".encode()
+        offset = int.from_bytes(data[8:16], "big")
+        data[16:20] = len(name).to_bytes(4, "big")
+        data[offset : offset + len(name)] = name
+        (layers / str(number)).write_bytes(data)
+    os.unlink(record.path)
+    os.symlink("disk.1.snap/199", record.path)
+    says = f"The disk {record.path} can't have more snapshots: its data is in 200 files already."
+    with refused(Conflict, says=says):
+        create_snapshot(record, 199)
+    assert len(describe_disk(record).chain) == 200
+    assert (layers / "0").read_bytes() == head
+
+
+def test_actions_at_the_same_time(tmp_path: Path) -> None:
+    """Actions on one disk wait for each other. Those on other disks of the VM remove no file of theirs."""
+    first = layered(str(tmp_path))
+    others = [DiskRecord(f"{tmp_path}/0/5/disk.{number}", "qcow2", first.image) for number in range(2, 6)]
+    work = [functools.partial(clone_image, other, linked=True) for other in others]
+    work += [functools.partial(create_snapshot, first, 0) for _number in range(3)]
+    with ThreadPoolExecutor(len(work)) as pool:
+        results = [future.result(60) for future in [pool.submit(one) for one in work]]
+    assert sorted(filter(None, results)) == [True]
+    for record in (first, *others):
+        content(record.path, "qcow2")
+    assert describe_disk(first).snapshots == (0,)
+    assert not [name for name in os.listdir(f"{tmp_path}/0/5") if name.endswith(".part")]
 
 
 # Live snapshots

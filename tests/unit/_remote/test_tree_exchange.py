@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core import errors
+from ansible_collections.granary.vmstore.plugins.module_utils._core.part_directory import open_part_directory
 from ansible_collections.granary.vmstore.plugins.module_utils._core.temporary import new_part_name
-from ansible_collections.granary.vmstore.plugins.module_utils._remote import tree_stream
+from ansible_collections.granary.vmstore.plugins.module_utils._remote import staging, tree_stream
 from ansible_collections.granary.vmstore.plugins.module_utils._remote.stream import DATA, END, FRAME, HOLE
 from ansible_collections.granary.vmstore.plugins.module_utils._remote.tree import FILE, Entry, Source, digest_of
 from ansible_collections.granary.vmstore.plugins.module_utils._remote.tree_exchange import Broken
@@ -64,6 +65,25 @@ def test_a_tree_with_holes(source: Source, target: Path) -> None:
     assert (target / "b").read_bytes() == b"small"
 
 
+def test_old_and_outdated_files_disappear(source: Source, target: Path) -> None:
+    (target / "a" / "inner").mkdir(parents=True)
+    (target / "b").symlink_to("/etc/passwd")
+    (target / "outdated" / "inner").mkdir(parents=True)
+    (target / "kept").touch()
+    receive(record(source), target, commit=lambda tree: tree.publish(outdated=["outdated", "none"]))
+    assert sorted(os.listdir(target)) == ["a", "b", "kept"]
+    assert (target / "b").read_bytes() == b"small" and not (target / "b").is_symlink()
+    assert (target / "a").stat().st_size == 8 * MIB
+
+
+def test_modes_and_times(source: Source, target: Path, tmp_path: Path) -> None:
+    (tmp_path / "source" / "a").chmod(0o400)
+    os.utime(tmp_path / "source" / "b", ns=(1, 1_234_567_890_123_456_789))
+    receive(record(source), target)
+    assert (target / "a").stat().st_mode & 0o7777 == 0o400
+    assert (target / "b").stat().st_mtime_ns == 1_234_567_890_123_456_789
+
+
 def test_a_byte_that_changed_on_the_way(source: Source, target: Path) -> None:
     (target / "a").write_text("old")
     sent = record(source)
@@ -97,6 +117,66 @@ def test_a_connection_that_breaks_anywhere_goes_on_from_the_verified_data(
         assert sorted(os.listdir(target)) == ["a", "b"]
         for name in os.listdir(target):
             (target / name).unlink()
+
+
+@pytest.fixture
+def broken(source: Source, target: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the name of the part directory of a connection that broke after some segments."""
+    monkeypatch.setattr(tree_stream, "SEGMENT", MIB // 4)
+    monkeypatch.setattr(tree_stream, "CHUNK", MIB // 16)
+    part = new_part_name()
+    sent = record(source)
+    with refused(Broken):
+        receive(sent[: len(sent) - MIB // 4], target, part=part)
+    assert os.listdir(target) == [part]
+    return part
+
+
+def positions(source: Source, target: Path, part: str) -> list[int]:
+    """Return the position from which the receiver needs data."""
+    answers: list[dict[str, Any]] = []
+    answer_from(source, target, part, answers)
+    assert sorted(os.listdir(target)) == ["a", "b"]
+    assert (target / "a").read_bytes() == bytes(3 * MIB) + RANDOM + bytes(4 * MIB)
+    return answers[0]["position"][:2]
+
+
+def test_after_a_boot_the_data_is_sent_again(source: Source, target: Path, broken: str) -> None:
+    """The host may have lost the data that was in the page cache."""
+    with (target / broken / "lock").open("r+b") as file:
+        file.write(b"another boot")
+    assert positions(source, target, broken) == [0, 0]
+
+
+def test_a_changed_source_is_sent_again(source: Source, target: Path, broken: str, tmp_path: Path) -> None:
+    (tmp_path / "source" / "b").write_bytes(b"other")
+    assert positions(source, target, broken) == [0, 0]
+    assert (target / "b").read_bytes() == b"other"
+
+
+def test_unverified_data_is_discarded(source: Source, target: Path, broken: str) -> None:
+    with (target / broken / "data" / "a").open("r+b") as file:
+        file.seek(5 * MIB)
+        file.write(b"no data of the sender")
+    index, offset = positions(source, target, broken)
+    assert index == 0 and 3 * MIB < offset < 4 * MIB
+
+
+def test_the_next_transfer_removes_what_a_broken_one_left(source: Source, target: Path, broken: str) -> None:
+    assert positions(source, target, new_part_name()) == [0, 0]
+
+
+def test_a_part_that_another_process_holds(
+    source: Source, target: Path, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "RELEASE", 0.2)
+    descriptor = os.open(target, os.O_RDONLY)
+    part = open_part_directory(descriptor, broken)
+    with refused(errors.LockTimeout, names=[target, broken]):
+        receive(record(source), target, part=broken)
+    assert (target / broken / "data" / "a").exists()
+    part.close()
+    os.close(descriptor)
 
 
 def answer_from(source: Source, target: Path, part: str, answers: list[dict[str, Any]]) -> None:

@@ -159,7 +159,7 @@ def test_check_mode_plans_the_same_and_makes_nothing(new: Run, stored: Callable[
         (
             {"path": None},
             InvalidInput,
-            "path is missing: a new image needs a path, a url, a clone_from or a size.",
+            "path is missing: a new image needs a path, a url, a clone_from, a from_disk or a size.",
         ),
         (
             {"path": None, "url": "/x"},
@@ -682,7 +682,7 @@ def test_lost_data_is_made_again(new: Run, run: Run, source: Path) -> None:
     os.unlink(new().result["image"]["path"])
     with refused(
         NotFound,
-        says="The data of the image 'x' is not at *: give path, url, clone_from or size to make it "
+        says="The data of the image 'x' is not at *: give path, url, clone_from, from_disk or size to make it "
         "again, or remove the image.",
     ):
         run(name="x")

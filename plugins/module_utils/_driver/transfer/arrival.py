@@ -14,10 +14,11 @@ from ..._core.records import dataclass
 from ..._image.backing_names import rename_layers
 from ..._image.image_file import disk_size
 from ..._image.layout import snapshot_directory
+from ..._image.new_image import MODE
 from ..._image.resize import grow_opened
 from ..._image.snapshots import TIMEOUT
 from ..._remote.staging import Staging
-from ..._remote.tree import LINK, Tree
+from ..._remote.tree import FILE, LINK, Tree
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ class Arrival:
         rename_layers(staging.data, f"{staging.place}/{self.name}", self.former)
         if self.size:
             self._grow(staging)
+        for entry in staging.tree:
+            if entry.kind == FILE:
+                with os_errors(f"write {staging.place}/{entry.path}"):
+                    os.chmod(entry.path, MODE, dir_fd=staging.data)
         names = {entry.path for entry in staging.tree}
         staging.publish(outdated=[*self.outdated, *({snapshot_directory(self.name)} - names)])
 

@@ -23,7 +23,7 @@ from ..._image.vm_directory import DiskPath, opened_system_datastore, opened_vm_
 from ..._image.vm_disk import DiskRecord, OpenDisk, check_image, opened_disk, unchanged
 from ..._image.vm_disk_data import grow_disk
 from ..._image.vm_disk_new import clone_image, foresee_merge, link_image, make_disk
-from ..._image.vm_disk_snapshots import create_snapshot, delete_snapshot, revert_snapshot
+from ..._image.vm_disk_snapshots import create_snapshot, delete_snapshot, is_at_snapshot, revert_snapshot
 from ..._image.vm_lock import locked_disk
 from ..._image.vm_removal import (
     remove,
@@ -239,6 +239,9 @@ class HostActions:
 
     def snap_revert(self, record: DiskRecord, snapshot: int) -> None:
         revert_snapshot(record, snapshot)
+
+    def is_at_snapshot(self, record: DiskRecord, snapshot: int) -> bool:
+        return is_at_snapshot(record, snapshot)
 
     def grow(self, record: DiskRecord, size: int) -> None:
         grow_disk(record, size)

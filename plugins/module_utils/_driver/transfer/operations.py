@@ -40,6 +40,7 @@ OPERATIONS = {
     "grow": Operation(),
     "has_directory": Operation("bool", is_quick=True),
     "has_moved": Operation("bool", is_quick=True),
+    "is_at_snapshot": Operation("bool"),
     "link": Operation(),
     "make": Operation(),
     "move_directory": Operation(),

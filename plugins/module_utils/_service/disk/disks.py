@@ -7,16 +7,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
-import hashlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from ..._catalog.catalog import locate_catalog, open_catalog
+from ..._catalog.catalog import open_catalog
 from ..._catalog.vms import DISKS, VMS
 from ..._core.errors import Conflict, DependencyMissing, DependencyNotFound, InvalidInput, VmstoreError, printable
-from ..._core.locks import locked
 from ..._core.plan import Plan, Preparation
 from ..._core.records import replace
 from ..._model.datastore import Datastore
@@ -29,6 +26,7 @@ from .actions import DiskActions
 from .devices import DevicePlanner
 from .info import disk_record
 from .known import KnownVms
+from .locks import locked_vms
 from .new_disks import NewDisks
 from .options import VmSpec, parse_vm
 from .placing import PlacedVm, place_vm
@@ -36,11 +34,7 @@ from .planner import DiskPlanner
 from .transfers import Transfers
 from .world import Look, World, ask_host
 
-#: Suffix of the lock file for work on the disks of VMs. Each VM has a byte in it.
-LOCK_SUFFIX = ".vms.lock"
-
-#: Time to wait for another run with the same VM, in seconds. That run may copy a disk.
-LOCK_DEADLINE = 3600.0
+E = TypeVar("E", bound=VmstoreError)
 
 
 class VmDiskService(CatalogService):
@@ -96,16 +90,7 @@ class VmDiskService(CatalogService):
         if self.missing:
             yield
             return
-        place = locate_catalog(self.path)
-        name_of = {str(vm.id): vm.name for vm in VMS.rows(self.catalog)}
-        names = {name_of.get(spec.reference, spec.reference) for spec in self._specs}
-        places = sorted({int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big") for name in names})
-
-        def lock(descriptor: int, how: int) -> None:
-            for number in places:
-                fcntl.lockf(descriptor, how, 1, number)
-
-        with locked(place.path + LOCK_SUFFIX, deadline=LOCK_DEADLINE, style=lock, identity=place.owner):
+        with locked_vms(self.path, self.catalog, [spec.reference for spec in self._specs]):
             yield
 
     def _has_new(self) -> bool:
@@ -196,8 +181,7 @@ class VmDiskService(CatalogService):
         try:
             return self._planner.plan(placed)
         except DependencyMissing as error:
-            located = DependencyMissing(self._locate(number, str(error))) if self._is_list else error
-            self.report_missing(plan, located)
+            self.report_missing(plan, self._locate_error(number, error))
             return None
         except VmstoreError as error:
             raise self._locate_error(number, error) from error
@@ -219,12 +203,11 @@ class VmDiskService(CatalogService):
             self._stored[datastore.id] = driver.stored()
         return image.path in self._stored[datastore.id]
 
-    def _locate(self, number: int, text: str) -> str:
-        """Return ``text`` with the place of the VM in the list."""
-        return f"vms[{number}] ({self._references[number]}): {text}" if self._is_list else text
-
-    def _locate_error(self, number: int, error: VmstoreError) -> VmstoreError:
-        return VmstoreError(self._locate(number, str(error))) if self._is_list else error
+    def _locate_error(self, number: int, error: E) -> E:
+        """Return the error with the place of the VM in the list."""
+        if not self._is_list:
+            return error
+        return error.with_message(f"vms[{number}] ({self._references[number]}): {error}")
 
 
 def _needs_domain(placed: PlacedVm) -> bool:

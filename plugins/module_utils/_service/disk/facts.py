@@ -22,10 +22,14 @@ VM_MAD = "kvm"
 
 
 class CatalogFacts(VmFacts):
-    """The facts in the catalog. A disk that is planned but not recorded yet counts."""
+    """The facts in the catalog. A disk that is planned but not recorded yet counts.
 
-    def __init__(self, known: KnownVms) -> None:
+    :arg lcm_state: the state of every VM, from which an action learns that the domain runs.
+    """
+
+    def __init__(self, known: KnownVms, lcm_state: int = 0) -> None:
         self._known = known
+        self._lcm_state = lcm_state
 
     def vm(self, vm_id: int) -> Vm:
         found = self._known.vm(vm_id)
@@ -36,7 +40,7 @@ class CatalogFacts(VmFacts):
             id=found.id,
             name=found.name,
             state=POWEROFF,
-            lcm_state=0,
+            lcm_state=self._lcm_state,
             host=found.host,
             system_datastore_id=system.id,
             tm_mad=_driver_of(system),

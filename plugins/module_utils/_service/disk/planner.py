@@ -52,7 +52,7 @@ class DiskPlanner:
         vm = placed.after
         if vm is None:
             if placed.spec.absent and placed.before is not None:
-                self._remove_vm(placed.before)
+                self._remove_vm(placed, placed.before)
             return None
         self._plan_place(placed, vm)
         results = {}
@@ -64,7 +64,7 @@ class DiskPlanner:
             if number in results or any(spec.disk_id == number for spec in placed.spec.disks):
                 continue
             if placed.spec.exclusive:
-                self._remove_disk(vm, disk)
+                self._remove_disk(placed, vm, disk)
             elif disk.state != LEAVING:
                 results[number] = self._keep(placed, vm, disk)
         return {
@@ -132,14 +132,14 @@ class DiskPlanner:
                 self._actions.leave_host(before, disk)
         self._actions.move_vm(before, after)
 
-    def _remove_vm(self, vm: DeclaredVm) -> None:
+    def _remove_vm(self, placed: PlacedVm, vm: DeclaredVm) -> None:
         place = self._known.place(vm)
         if self._world.is_running(place):
             raise Conflict(
                 f"The VM {vm.name!r} can't be removed while it runs on the host {vm.host!r}: shut it down first."
             )
         for disk in self._known.disks(vm.id).values():
-            self._remove_disk(vm, disk)
+            self._remove_disk(placed, vm, disk)
         self._actions.remove_vm(vm)
 
     # Disks
@@ -148,7 +148,7 @@ class DiskPlanner:
         found = self._known.disks(vm.id).get(spec.disk_id)
         if spec.absent:
             if found is not None:
-                self._remove_disk(vm, found)
+                self._remove_disk(placed, vm, found)
             return None
         if found is None or found.state == NEW:
             return self._create(vm, spec, found)
@@ -261,20 +261,25 @@ class DiskPlanner:
 
     def _keep(self, placed: PlacedVm, vm: DeclaredVm, disk: DeclaredDisk) -> dict[str, Any]:
         """Return a disk that isn't in the list, for the result. A move takes it along, with its device."""
-        facts = self._look(placed, disk) if disk.state != NEW else None
+        facts = self._look(placed, disk)
         result = self._result(vm, disk, facts)
         if placed.moves and disk.target is not None:
             self._devices.require_domain(vm)
             self._actions.attach(vm, disk, disk, result)
         return result
 
-    def _remove_disk(self, vm: DeclaredVm, disk: DeclaredDisk) -> None:
-        """Plan to remove a disk.
+    def _remove_disk(self, placed: PlacedVm, vm: DeclaredVm, disk: DeclaredDisk) -> None:
+        """Plan to remove a disk. A damaged clone can be removed, too.
 
         :raises NotFound: the lost data was that of a persistent image.
+        :raises Conflict: a program uses the disk, or something else is in the place of a persistent image.
         """
-        place = self._known.place(vm)
-        facts = self._world.disk(place, disk.disk_id) if disk.state != NEW else None
+        try:
+            facts = self._look(placed, disk)
+        except Conflict:
+            if disk.persistent:
+                raise
+            facts = None
         self._devices.check_removable(vm, disk, facts)
         is_plugged = disk.target is not None or self._devices.has_disk(vm, disk, facts)
         if facts is not None and facts.is_used and not is_plugged:
@@ -293,10 +298,13 @@ class DiskPlanner:
         self._actions.remove_disk(vm, disk, is_plugged=is_plugged, is_back=is_back)
 
     def _look(self, placed: PlacedVm, disk: DeclaredDisk) -> DiskFacts | None:
-        """Return a disk as it is, at the place before a move, or after a move that a killed run made."""
-        old, new = self._known.place(placed.before or _after(placed)), self._known.place(_after(placed))
-        facts = self._world.disk(old, disk.disk_id)
-        return self._world.disk(new, disk.disk_id) if facts is None and placed.moves else facts
+        """Return a disk as it is, at the place before a move, or after a move that a killed run made.
+
+        :raises Conflict: something else is in its place.
+        """
+        places = [self._known.place(vm) for vm in (placed.before, placed.after) if vm is not None]
+        found = (self._world.disk(place, disk.disk_id) for place in places)
+        return next((facts for facts in found if facts is not None), None)
 
     def _result(self, vm: DeclaredVm, disk: DeclaredDisk, facts: DiskFacts | None = None) -> dict[str, Any]:
         image = self._known.image_of(disk)
@@ -322,11 +330,6 @@ class DiskPlanner:
             "restart_required": False,
             "restart_reasons": [],
         }
-
-
-def _after(placed: PlacedVm) -> DeclaredVm:
-    assert placed.after is not None
-    return placed.after
 
 
 __all__ = ["DiskPlanner"]

@@ -17,6 +17,7 @@ from ..._model.datastore import Datastore
 from ..._model.declared_vm import DeclaredDisk, DeclaredVm
 from ..._model.image import Image
 from ..._model.place import Place
+from ..._model.vm import DISK_SNAPSHOT_DELETE, HOTPLUG_SAVEAS
 from .facts import CatalogFacts
 from .known import KnownVms
 
@@ -85,6 +86,28 @@ class Transfers:
         """Grow a disk to its size."""
         self._driver(vm, disk).resize(self._known.place(vm, disk.disk_id), disk.size_mb, vm.id)
 
+    def create_snapshot(self, vm: DeclaredVm, disk: DeclaredDisk, snapshot: int, *, is_running: bool) -> None:
+        """Take a snapshot of a disk."""
+        driver, place = self._driver(vm, disk), self._known.place(vm, disk.disk_id)
+        (driver.snap_create_live if is_running else driver.snap_create)(place, snapshot, vm.id)
+
+    def delete_snapshot(self, vm: DeclaredVm, disk: DeclaredDisk, snapshot: int, *, is_running: bool) -> None:
+        """Remove a snapshot of a disk."""
+        driver = self._driver(vm, disk, DISK_SNAPSHOT_DELETE if is_running else 0)
+        driver.snap_delete(self._known.place(vm, disk.disk_id), snapshot, vm.id)
+
+    def revert(self, vm: DeclaredVm, disk: DeclaredDisk, snapshot: int) -> None:
+        """Replace the data of a disk by that of a snapshot."""
+        self._driver(vm, disk).snap_revert(self._known.place(vm, disk.disk_id), snapshot, vm.id)
+
+    def save(self, vm: DeclaredVm, disk: DeclaredDisk, snapshot: int | None, image: str, *, is_running: bool) -> None:
+        """Create the data of a new image from a disk, or from a snapshot of the disk.
+
+        :arg image: the path of the image.
+        """
+        driver = self._driver(vm, disk, HOTPLUG_SAVEAS if is_running else 0)
+        driver.cpds(self._known.place(vm, disk.disk_id), image, snapshot, vm.id)
+
     def move(self, before: DeclaredVm, after: DeclaredVm) -> None:
         """Move the directory of a VM, with all disks, to another host or system datastore."""
         system = self._known.datastore_of(after)
@@ -99,14 +122,14 @@ class Transfers:
         system = self._known.datastore_of(vm)
         self._driver_in(system, system).delete(self._known.place(vm), vm.id)
 
-    def _driver(self, vm: DeclaredVm, disk: DeclaredDisk) -> TransferDriver:
+    def _driver(self, vm: DeclaredVm, disk: DeclaredDisk, lcm_state: int = 0) -> TransferDriver:
         system = self._known.datastore_of(vm)
-        return self._driver_in(self._origin(self._known.image_of(disk), system), system)
+        return self._driver_in(self._origin(self._known.image_of(disk), system), system, lcm_state)
 
-    def _driver_in(self, datastore: Datastore, system: Datastore) -> TransferDriver:
+    def _driver_in(self, datastore: Datastore, system: Datastore, lcm_state: int = 0) -> TransferDriver:
         made = _class_of(datastore, system)
         return made(
-            CatalogFacts(self._known),
+            CatalogFacts(self._known, lcm_state),
             settings_of(datastore.attributes),
             system_driver=system.tm_driver,
             log=self._log,

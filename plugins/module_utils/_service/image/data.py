@@ -21,10 +21,14 @@ from ..._model.image import Image, clone_origin, clone_source
 from .known import KnownImages
 from .making import Batch, Growth, NewData
 from .options import DataSpec
+from .saved_disk import SavedDisks, refuse_other_types
 from .url_access import read_ca
 
 #: Types of images that may begin empty.
 EMPTY_TYPES = ("os", "datablock")
+
+#: Types of images that can be made of a disk of a VM.
+DISK_TYPES = ("os", "datablock", "cdrom")
 
 
 class ImageData:
@@ -118,8 +122,11 @@ class ImageData:
             return self._empty(spec.size, spec, driver, options)
         if spec.clone_from is not None:
             return self._clone(spec.clone_from, driver, options)
+        if spec.from_disk is not None:
+            refuse_other_types(options.image_type, DISK_TYPES)
+            return self._disks().plan(spec.from_disk, driver, look=self._look)
         if spec.origin is None:
-            raise InvalidInput("path", None, "a new image needs a path, a url, a clone_from or a size")
+            raise InvalidInput("path", None, "a new image needs a path, a url, a clone_from, a from_disk or a size")
         known = driver.preview(spec.origin, options) if self._look else CopiedImage("", "", 0)
         return functools.partial(driver.cp, spec.origin, options), known
 
@@ -184,6 +191,7 @@ class ImageData:
         )
         pairs = {
             "clone_from": (clone or None, origin),
+            "from_disk": (spec.from_disk and self._disks().origin(spec.from_disk), origin),
             "url" if "://" in (spec.redacted or "") else "path": (None if is_same else spec.redacted, origin),
             "checksum": (None if is_same else spec.checksum, found.origin_checksum),
             "size": (None if has_to_grow(spec, found) else spec.size, found.size_mb),
@@ -246,7 +254,12 @@ class ImageData:
         self._planned[number] = grown
         return records.replace(found, size_mb=size, checksum=None), (grown.prepare,)
 
+    def _disks(self) -> SavedDisks:
+        return SavedDisks(self._known.catalog, self._log)
+
     def _origin(self, spec: DataSpec) -> str | None:
+        if spec.from_disk is not None:
+            return self._disks().origin(spec.from_disk)
         return spec.redacted if spec.clone_from is None else clone_origin(self._known.source(spec.clone_from))
 
     def _is_source(self, reference: str, found: Image) -> bool:

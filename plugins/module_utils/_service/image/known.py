@@ -36,7 +36,7 @@ class KnownImages:
     def __init__(
         self, catalog: Catalog, *, timeout: float, may_mount: bool = False, log: Callable[[str], object]
     ) -> None:
-        self._catalog = catalog
+        self.catalog = catalog
         self.path = catalog.path
         self._timeout = timeout
         self._may_mount = may_mount
@@ -97,7 +97,7 @@ class KnownImages:
     def driver(self, datastore: Datastore) -> DatastoreDriver:
         if datastore.id not in self._drivers:
             self._drivers[datastore.id] = driver_of(
-                self._catalog,
+                self.catalog,
                 datastore,
                 self._timeout,
                 datastores=self._datastores,

@@ -20,6 +20,7 @@ from ..._image.source import Source
 from ..._model.idmap import ID_MAP_OPTION, read_id_maps
 from ..._model.mount_names import check_mount_point, check_mount_tag
 from ..._model.names import check_name
+from .saved_disk import FROM_DISK_OPTIONS, SourceDisk, read_source_disk
 from .url_access import read_headers, server_of
 
 #: Options of one image.
@@ -34,6 +35,7 @@ IMAGE_OPTIONS: dict[str, dict[str, Any]] = {
     "headers": {"type": "dict"},
     "ca_path": {"type": "path"},
     "clone_from": {"type": "str"},
+    "from_disk": {"type": "dict", "options": FROM_DISK_OPTIONS},
     "size": {"type": "str"},
     "format": {"type": "str", "choices": ["raw", "qcow2"]},
     "fs": {"type": "str"},
@@ -52,7 +54,7 @@ IMAGE_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 #: Options for the data of a new image. Exactly one of them is required.
-SOURCES = ("path", "url", "clone_from", "size")
+SOURCES = ("path", "url", "clone_from", "from_disk", "size")
 
 #: Options of images that are mounted.
 MOUNT_OPTIONS = ("mount_point", "mount_tag", "uid_map", "gid_map")
@@ -96,6 +98,7 @@ class DataSpec:
     redacted: str | None = None
     checksum: str | None = None
     clone_from: str | None = None
+    from_disk: SourceDisk | None = None
     size: int | None = None
     format: str | None = None
     fs: str | None = None
@@ -191,6 +194,7 @@ def _read_data(options: Mapping[str, Any]) -> DataSpec:
         redacted=redacted,
         checksum=checksum,
         clone_from=options["clone_from"],
+        from_disk=read_source_disk(options["from_disk"]),
         size=None if options["size"] is None else read_size("size", options["size"]),
         format=options["format"],
         fs=options["fs"],

@@ -14,10 +14,11 @@ from ..._core.plan import Preparation
 from ..._driver.datastore.base import CopiedImage, CopyOptions, DatastoreDriver
 from ..._model.image import Image
 from .actions import ImageActions
-from .data import EMPTY_TYPES, ImageData, has_to_grow
+from .data import DISK_TYPES, EMPTY_TYPES, ImageData, has_to_grow
 from .known import KnownImages
 from .options import MOUNT_OPTIONS, DataSpec, ImageSpec
 from .placing import IMAGE_TYPES, datastore_of, type_of
+from .saved_disk import refuse_other_types
 
 #: Options of the data that an image which is a directory lacks.
 DATA_OPTIONS = ("checksum", "ca_path", "driver", "format", "fs", "sparse", "verify")
@@ -116,6 +117,8 @@ class ImagePlanner:
     ) -> tuple[Image, int]:
         if spec.data.clone_from is not None:
             driver.require("clone")
+        if spec.data.from_disk is not None:
+            refuse_other_types(kind, DISK_TYPES)
         if spec.data.size is not None:
             driver.require("mkfs" if found is None else "resize")
         _check_directory_options(spec.data, kind)
@@ -175,7 +178,7 @@ class ImagePlanner:
         difference = self._data.find_difference(spec.data, found)
         is_lost = not self._known.has_data(found, driver.datastore)
         if is_lost and spec.data == DataSpec():
-            remedy = "give path, url, clone_from or size to make it again, or remove the image"
+            remedy = "give path, url, clone_from, from_disk or size to make it again, or remove the image"
             raise NotFound(f"The data of the image {found.name!r} is not at {found.path}: {remedy}.")
         damage = self._findings.damage(number, found, driver) if spec.remake and not is_lost else None
         if is_lost or difference or damage:

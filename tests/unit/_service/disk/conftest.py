@@ -9,8 +9,9 @@ import json
 import os
 import sqlite3
 import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,22 @@ def content(path: Path, image_format: str) -> bytes:
         ]
         subprocess.run(command, capture_output=True, check=True)
         return Path(copy.name).read_bytes().rstrip(b"\0")
+
+
+@contextlib.contextmanager
+def used(path: Path) -> Iterator[None]:
+    """Hold QEMU's lock for writing on a file, as a running virtual machine does, in another process."""
+    program = (
+        "import fcntl,struct,sys;f=open(sys.argv[1],'r+b');"
+        "fcntl.fcntl(f,fcntl.F_OFD_SETLK,struct.pack('hhqqi',fcntl.F_RDLCK,0,101,1,0));"
+        "print(flush=True);sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield
+        process.communicate(b"")
 
 
 @pytest.fixture

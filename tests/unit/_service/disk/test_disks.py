@@ -268,9 +268,11 @@ def test_the_data_of_an_image_must_exist(site: Site) -> None:
 
 
 def test_an_error_of_a_list_names_the_vm(site: Site) -> None:
-    with refused(VmstoreError, says="vms[1] (b): size is missing: the new disk 0 needs a size, or an image."):
+    with refused(
+        InvalidInput, option="size", says="vms[1] (b): size is missing: the new disk 0 needs a size, or an image."
+    ):
         site.run(vms=[{"vm": "a", "size": 1}, {"vm": "b", "disk": 0}])
-    with refused(VmstoreError, names=["vms[1] (0)", "more than once"]):
+    with refused(Conflict, names=["vms[1] (0)", "more than once"]):
         site.run(vm="a", size=1)
         site.run(vms=[{"vm": "a"}, {"vm": "0"}])
 
@@ -303,6 +305,8 @@ def test_a_disk_with_another_backing_file_is_not_used(site: Site, tmp_path: Path
     subprocess.run(command, check=True)
     with refused(Conflict, names=[secret]):
         site.run(vm="web", size=9)
+    site.four(vm="web", state="absent")
+    assert secret.exists()
 
 
 @pytest.mark.parametrize("place", ["vm", "datastore"])

@@ -11,9 +11,7 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +26,9 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 from ansible_collections.granary.vmstore.plugins.module_utils._service.disk.info import vm_disk_info
 from refusal import refused
 
-from .conftest import Site, content, describe
+from .conftest import Site, content, describe, used
 
 HOST = os.uname().nodename
-
-
-@contextlib.contextmanager
-def used(path: Path) -> Iterator[None]:
-    """Hold QEMU's lock for writing on a file, as a running virtual machine does, in another process."""
-    program = (
-        "import fcntl,struct,sys;f=open(sys.argv[1],'r+b');"
-        "fcntl.fcntl(f,fcntl.F_OFD_SETLK,struct.pack('hhqqi',fcntl.F_RDLCK,0,101,1,0));"
-        "print(flush=True);sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", program, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        yield
-        process.communicate(b"")
 
 
 # Moves
@@ -73,6 +55,14 @@ def test_a_move_and_a_new_disk_in_one_run(site: Site) -> None:
     done = site.four(vm="web", datastore="102", disks=[{"image": "raw", "size": 4}, {"size": 3}])
     assert [action.name for action in done.actions] == ["move VM", "grow disk", "create disk"]
     assert [describe(site.disk(number, datastore=102))["virtual-size"] >> 20 for number in (0, 1)] == [4, 3]
+
+
+def test_a_move_and_a_removal_in_one_run(site: Site) -> None:
+    site.run(vm="web", disks=[{"image": "raw"}, {"image": "mine"}, {"size": 1}])
+    site.disk(1).write_bytes(b"written".ljust(2 << 20, b"\0"))
+    site.four(vm="web", datastore="102", disks=[{"image": "raw"}, {"disk": 1, "state": "absent"}], exclusive=True)
+    assert [site.disk(number, datastore=102).exists() for number in (0, 1, 2)] == [True, False, False]
+    assert content(site.image("mine"), "raw") == b"written"
 
 
 def test_a_vm_whose_disk_is_used_does_not_move_or_go(site: Site) -> None:
