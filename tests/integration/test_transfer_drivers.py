@@ -441,7 +441,15 @@ def test_too_little_space(cluster: Cluster) -> None:
     cluster.execute("h1", "mount", "-t", "tmpfs", "-o", "size=2m,uid=999,gid=995,mode=755", "none", driver.other)
     try:
         disk = driver.disk(0, "h1", driver.other)
-        refuse(driver, "clone", driver.image(image.name), disk, VM, 100, names=(image.name, "4"))
+        refuse(
+            driver,
+            "clone",
+            driver.image(image.name),
+            disk,
+            VM,
+            100,
+            names=(f"{driver.other}/{VM} has room for", str(4 * MIB)),
+        )
         assert cluster.execute("h1", "find", driver.other, "-type", "f", "!", "-name", LOCK_FILE) == ""
     finally:
         cluster.execute("h1", "umount", driver.other)

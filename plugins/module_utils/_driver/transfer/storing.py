@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ..._core.errors import Conflict, HostUnreachable, NotFound
+from ..._core.errors import Conflict, HostUnreachable, InvalidInput, NotFound
 from ..._core.records import TYPE_CHECKING
 from ..._image.vm_disk import DiskRecord
 from ..._model.vm import DISK_RESIZE, DISK_SNAPSHOT_DELETE, HOTPLUG_SAVEAS
@@ -46,8 +46,12 @@ class StoringDriver(TransferDriver):
         """Return the facts about a disk.
 
         :raises NotFound: the VM has no such disk.
+        :raises InvalidInput: the path is that of a kernel or of an initial RAM disk.
         """
-        return self.facts.vm(vm).disk(int(os.path.basename(disk.path)[len(DISK) :]))
+        name = os.path.basename(disk.path)
+        if not name.startswith(DISK):
+            raise InvalidInput("path", disk.path, "a path that ends in disk.<disk id> is expected")
+        return self.facts.vm(vm).disk(int(name[len(DISK) :]))
 
     def _record(self, disk: Place, vm: int) -> DiskRecord:
         """Return the record of a disk, by which its host recognises the files."""
