@@ -308,6 +308,7 @@ LOGINS = {
     "logging": f"""{GREETING}; while echo '{LOG_LINE}'; do sleep 0.05; done""",
     "complaining": f"{GREETING}; exec yes >&2",
     "endless": f"{GREETING}; exec tr '\\\\0' x < /dev/zero",
+    "lying": "exec python3 -I $HOME/../liar.py",
     "closed": "echo This account is closed.; exit 1",
 }
 

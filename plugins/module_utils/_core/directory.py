@@ -67,12 +67,13 @@ def open_directory(path: str, *, option: str = "path") -> int:
 
 
 @contextlib.contextmanager
-def opened_file_at(directory: int, name: str) -> Iterator[int]:
-    """Yield a descriptor to read the regular file ``name`` of an open directory. Links aren't followed.
+def opened_file_at(directory: int, name: str, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """Yield a descriptor of the regular file ``name`` of an open directory, to read it by default. Links aren't
+    followed. A block that writes makes its writes durable.
 
     :raises OSError: as for :func:`open_file_at`.
     """
-    descriptor = open_file_at(directory, name)
+    descriptor = open_file_at(directory, name, flags)
     try:
         yield descriptor
     finally:

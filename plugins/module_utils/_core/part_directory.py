@@ -46,8 +46,9 @@ class PartDirectory:
 
     def close(self) -> None:
         """Release the lock. Then another program can use or remove the directory."""
-        os.close(self.descriptor)
-        os.close(self.lock)
+        for descriptor in (self.descriptor, self.lock):
+            with contextlib.suppress(OSError):  # what was written by the lock's descriptor only saves work
+                os.close(descriptor)
 
     def remove(self) -> None:
         """Remove the directory with its content. The lock stays until :meth:`close`.
@@ -108,9 +109,10 @@ def _require_private(directory: int, user: int) -> None:
 
 
 def remove_unheld_directory(parent: int, name: str) -> None:
-    """Remove a part directory that no running program holds.
+    """Remove a part directory that no running program holds. A program that was killed just after it created the
+    directory, or just before it removed the directory, has left it empty.
 
-    :raises FileNotFoundError: it has no file ``lock``, and so is no part directory.
+    :raises FileNotFoundError: it has other files than ``lock``, and so is no part directory.
     :raises OSError: it can't be removed, or a running program holds it.
     """
     directory = open_directory_at(parent, name)
@@ -119,6 +121,10 @@ def remove_unheld_directory(parent: int, name: str) -> None:
             _require_private(directory, os.fstat(descriptor).st_uid)
             lock(descriptor, fcntl.F_OFD_SETLK)
             PartDirectory(parent, name, directory, descriptor).remove()
+    except FileNotFoundError:
+        if os.listdir(directory):
+            raise
+        os.rmdir(name, dir_fd=parent)
     finally:
         os.close(directory)
 

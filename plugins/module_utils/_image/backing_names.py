@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from .._core.directory import is_link_at, open_file_at, sync_opened
+from .._core.directory import is_link_at, opened_file_at, sync_opened
 from .._core.errors import os_errors
 from .image_files import ImageFiles, files_in
 from .layout import snapshot_directory, snapshot_number
@@ -62,16 +62,11 @@ def set_backing_directory(files: ImageFiles, around: str, former: str) -> None:
 def _set_backing(files: ImageFiles, number: int | None, backing: str) -> None:
     path = files.path(number)
     place, own = files.place(number)
-    with os_errors(f"write {path}"):
-        descriptor = open_file_at(place, own, os.O_RDWR)
-    try:
+    with os_errors(f"write {path}"), opened_file_at(place, own, os.O_RDWR) as descriptor:
         require_unused(descriptor, path, "get another name of its backing file")
         arguments = ["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", backing, "--", as_one_image([descriptor])]
         run_qemu_img(*arguments, reads={}, writes={descriptor: path}, data=0, timeout=TIMEOUT)
-        with os_errors(f"write {path}"):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        os.fsync(descriptor)
 
 
 __all__ = ["rename_layers", "set_backing_directory"]

@@ -18,7 +18,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 
-from .._core.directory import exists_at, is_link_at, open_file_at, sync_opened
+from .._core.directory import exists_at, is_link_at, opened_file_at, sync_opened
 from .._core.errors import Conflict, InvalidInput, NotFound, os_errors
 from .._core.paths import absolute, is_same_path
 from .._core.records import dataclass
@@ -91,13 +91,9 @@ class OpenDisk:
         file = self.current()
         path = self.files.path(file)
         directory, name = self.files.place(file)
-        with os_errors(f"open {path}"):
-            descriptor = open_file_at(directory, name, os.O_RDWR)
-        try:
+        with os_errors(f"write {path}"), opened_file_at(directory, name, os.O_RDWR) as descriptor:
             require_unused(descriptor, path, doing)
             yield descriptor, path
-        finally:
-            os.close(descriptor)
 
     def require_unused(self, doing: str) -> None:
         """Refuse to change a disk that a program uses.

@@ -69,8 +69,7 @@ def remove_vm_directory(path: DiskPath, *, deadline: float) -> bool:
     with contextlib.ExitStack() as stack:
         try:
             system = stack.enter_context(opened_system_datastore(path))
-            with os_errors(f"remove {path.directory}"):
-                _remove_set_aside(system, path)  # of a killed run
+            sweep_removed_at(system, path)
             directory = stack.enter_context(locked_disk(path, doing="delete", deadline=deadline, is_removal=True))
         except NotFound:
             return False
@@ -97,11 +96,20 @@ def remove_directory_at(system: int, path: DiskPath) -> None:
     :raises FileAccessFailed: a file can't be removed.
     """
     with os_errors(f"remove {path.directory}"):
-        _remove_set_aside(system, path)
+        sweep_removed_at(system, path)
         os.rename(str(path.vm), _removed_name(path), src_dir_fd=system, dst_dir_fd=system)
         sync_opened(system)
-        _remove_set_aside(system, path)
+        sweep_removed_at(system, path)
         sync_opened(system)
+
+
+def sweep_removed_at(system: int, path: DiskPath) -> None:
+    """Remove the rest of a VM directory that a killed :func:`remove_directory_at` has left.
+
+    :raises FileAccessFailed: a file can't be removed.
+    """
+    with os_errors(f"remove {path.directory}"), contextlib.suppress(FileNotFoundError):
+        remove_at(system, _removed_name(path))  # another action may remove it, too
 
 
 def _removed_name(path: DiskPath) -> str:
@@ -138,15 +146,6 @@ def _require_unused_file(directory: int, name: str, path: str) -> None:
         os.close(descriptor)
 
 
-def _remove_set_aside(system: int, path: DiskPath) -> None:
-    """Remove a VM directory that has lost its name.
-
-    :raises OSError: a file can't be removed.
-    """
-    with contextlib.suppress(FileNotFoundError):  # there is none, or another action removes it
-        remove_at(system, _removed_name(path))
-
-
 __all__ = [
     "remove",
     "remove_directory_at",
@@ -155,4 +154,5 @@ __all__ = [
     "remove_vm_directory",
     "require_directory_unused",
     "require_unused_at",
+    "sweep_removed_at",
 ]

@@ -209,14 +209,20 @@ class Staging:
                 for name in outdated:
                     if exists_at(self.directory, name):
                         self._rename(self.directory, name, old, name, undo)
+                        self._sync(old)
                 for entry in sorted(top, key=lambda entry: entry.kind != DIRECTORY):
                     self._place(entry, old, undo)
                     if entry.kind == DIRECTORY:
-                        sync_opened(self.directory)
+                        self._sync(old)
+                self._sync(old)
             finally:
                 os.close(old)
-            sync_opened(self.directory)
             undo.pop_all()
+
+    def _sync(self, old: int) -> None:
+        """Make the renames durable. A rename between two directories needs the fsync of both."""
+        for directory in (old, self.data, self.directory):
+            sync_opened(directory)
 
     def _place(self, entry: Entry, old: int, undo: contextlib.ExitStack) -> None:
         name = entry.path

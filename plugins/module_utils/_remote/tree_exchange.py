@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from .._core.errors import TransferFailed, VmstoreError, os_errors, printable
 from .._core.plain import Mismatch, read_plain
 from .staging import Position, Staging, open_staging
-from .tree import BadTree, Entry, Source, Tree, check_tree
+from .tree import BadTree, Entry, Source, Tree, check_tree, digest_of
 from .tree_stream import receive_data, send_data, send_failure
 from .wire import encode
 
@@ -135,7 +135,9 @@ def _read_position(peer: Peer, tree: Tree) -> Position:
     try:
         index, offset, digest = peer.read_message()["position"]
         position = Position(index, offset, bytes.fromhex(digest))
-        if index == offset == 0 or (index in range(len(tree)) and 0 <= offset <= tree[index].size):
+        is_number = isinstance(index, int) and isinstance(offset, int)
+        is_within = index == offset == 0 or (index in range(len(tree)) and 0 <= offset <= tree[index].size)
+        if is_number and is_within and len(position.digest) == len(digest_of(tree)):
             return position
     except (LookupError, TypeError, ValueError):
         pass

@@ -259,18 +259,20 @@ class FaultWalker(_Walker):
         prepare: Callable[[Path], Any] | None = None,
         errnos: tuple[int, ...] = ERRNOS,
         ops: tuple[str, ...] = WRITE_SIDE,
+        stride: int = 1,
     ) -> int:
         """Run *work* on a mount once without faults, and count its operations. Repeat for each operation and errno.
 
         *prepare* creates files before each run. After each run, *check* gets the directory and the exception of *work*
         (None without one), and asserts what must hold in spite of the fault. Returns the number of injected faults. If
-        *work* takes another way and an operation isn't reached any more, the walk of its errno ends.
+        *work* takes another way and an operation isn't reached any more, the walk of its errno ends. With a *stride*,
+        only every so many-th operation fails, each errno beginning at another one.
         """
         with self._datastore() as datastore:
             total = self._once(datastore, work, check, prepare, ops, None, 0)[0]
             injected = 0
-            for number in errnos:
-                for nth in range(1, total + 1):
+            for first, number in enumerate(errnos):
+                for nth in range(1 + first % stride, total + 1, stride):
                     hits = self._once(datastore, work, check, prepare, ops, nth, number)[1]
                     if not hits:
                         break
@@ -344,17 +346,19 @@ class CrashWalker(_Walker):
         names: str = "ordered",
         limit: int = 20,
         seed: int = 0,
+        stride: int = 1,
     ) -> Crashes:
         """Run *work* for every crash: before its first change, its second one, ..., and after the last.
 
         Each crash leads into at most *limit* states. If there are more, the first ones are those with a later change
         but without an earlier one; *seed* chooses among the others. *check* gets the directory after the restart, and
-        asserts what must hold after any crash. Returns the numbers of crashes and of possible states.
+        asserts what must hold after any crash. Returns the numbers of crashes and of possible states. With a *stride*,
+        there is a crash only before every so many-th change.
         """
         crashes, possible, exact = 0, 0, True
         with self._datastore() as datastore:
             reached = True
-            for point in itertools.count(1):
+            for point in itertools.count(1, stride):
                 state = 0
                 while True:
                     # A different seed at each point, because the unsynced changes of two neighbouring points are almost
@@ -429,6 +433,7 @@ class KillWalker(_Walker):
         prepare: Callable[[Path], Any] | None = None,
         ops: tuple[str, ...] = WRITE_SIDE,
         deadline: float = 60,
+        stride: int = 1,
     ) -> int:
         """Run *work* in a fork of this process for every kill: before its first change, its second one, ..., up to the
         last.
@@ -436,12 +441,12 @@ class KillWalker(_Walker):
         While the change waits, the process group of *work* gets SIGKILL, and the change isn't executed. After the end
         of the group, *check* gets the directory, and asserts what must hold after a kill. The last run has no kill.
         Returns the number of kills. Raises :class:`SimulatedDatastoreError` if *work* neither ends nor makes a change
-        for *deadline* seconds.
+        for *deadline* seconds. With a *stride*, there is a kill only before every so many-th change.
         """
         with self._datastore() as datastore:
-            for point in itertools.count(1):
+            for kills, point in enumerate(itertools.count(1, stride)):
                 if not self._once(datastore, work, check, prepare, list(ops), point, deadline):
-                    return point - 1
+                    return kills
         raise AssertionError("unreachable")
 
     def _once(

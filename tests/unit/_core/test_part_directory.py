@@ -74,12 +74,20 @@ def test_a_directory_that_others_can_change_is_not_used(tmp_path: Path, parent: 
 
 def test_a_directory_without_a_lock_is_no_part(tmp_path: Path, parent: int) -> None:
     (tmp_path / "aside").mkdir(mode=0o700)
+    (tmp_path / "aside" / "file").touch()
     with pytest.raises(FileNotFoundError):
         remove_unheld_directory(parent, "aside")
     assert not is_directory_held(parent, "aside")
     (tmp_path / "aside" / "lock").symlink_to("/etc/passwd")
     with pytest.raises(OSError):
         remove_unheld_directory(parent, "aside")
+    assert os.listdir(tmp_path / "aside")
+
+
+def test_an_empty_directory_of_a_killed_program_is_removed(tmp_path: Path, parent: int) -> None:
+    (tmp_path / "part").mkdir(mode=0o700)
+    remove_unheld_directory(parent, "part")
+    assert os.listdir(tmp_path) == []
 
 
 def test_removal_of_several_names(tmp_path: Path, parent: int) -> None:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import os
 
-from ..._core.directory import open_file_at
+from ..._core.directory import opened_file_at
 from ..._core.errors import TransferFailed, os_errors
 from ..._core.records import dataclass
 from ..._image.backing_names import rename_layers
 from ..._image.image_file import disk_size
-from ..._image.layout import snapshot_directory
+from ..._image.layout import snapshot_directory, snapshot_number
 from ..._image.new_image import MODE
 from ..._image.resize import grow_opened
 from ..._image.snapshots import TIMEOUT
 from ..._remote.staging import Staging
-from ..._remote.tree import FILE, LINK, Tree
+from ..._remote.tree import DIRECTORY, FILE, LINK, Entry, Tree
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,32 @@ class Arrival:
     outdated: tuple[str, ...] = ()
 
     def accept(self, tree: Tree) -> None:
-        """Refuse a tree with other files than those of the disk.
+        """Refuse a tree with other files than those of the disk, or without its data.
 
-        :raises TransferFailed: there is one.
+        :raises TransferFailed: the tree can't be used.
         """
-        names = (self.name, snapshot_directory(self.name))
         for entry in tree:
-            if entry.path.split("/")[0] not in names:
+            if not self._has(entry):
                 raise TransferFailed(f"The files of {self.name} came with {entry.path!r}, which is none of them.")
+        files = {entry.path for entry in tree if entry.kind == FILE}
+        if self._data_of(tree) not in files:
+            raise TransferFailed(f"The files of {self.name} came without its data.")
+
+    def _has(self, entry: Entry) -> bool:
+        """Return whether an entry is one of the disk's files, see :func:`.disk_source`."""
+        snapshots = snapshot_directory(self.name)
+        directory, name = os.path.split(entry.path)
+        if directory == snapshots:
+            is_link = name == snapshots and entry.kind == LINK and entry.target == "."
+            return is_link or (entry.kind == FILE and snapshot_number(name) is not None)
+        return entry.path == self.name or (entry.path == snapshots and entry.kind == DIRECTORY)
+
+    def _data_of(self, tree: Tree) -> str | None:
+        """Return the path of the file that receives the writes of the disk."""
+        own = next((entry for entry in tree if entry.path == self.name), None)
+        if own is None or own.kind != LINK:
+            return self.name
+        return own.target if os.path.dirname(own.target) == snapshot_directory(self.name) else None
 
     def publish(self, staging: Staging) -> None:
         """Adapt the files, and give them their names. Old files of the disk are removed.
@@ -55,7 +73,8 @@ class Arrival:
         :raises CommandFailed: qemu-img failed.
         :raises NoSpace, FileAccessFailed: a file operation failed.
         """
-        rename_layers(staging.data, f"{staging.place}/{self.name}", self.former)
+        if self.format == "qcow2":
+            rename_layers(staging.data, f"{staging.place}/{self.name}", self.former)
         if self.size:
             self._grow(staging)
         for entry in staging.tree:
@@ -66,16 +85,11 @@ class Arrival:
         staging.publish(outdated=[*self.outdated, *({snapshot_directory(self.name)} - names)])
 
     def _grow(self, staging: Staging) -> None:
-        entry = next(entry for entry in staging.tree if entry.path == self.name)
-        name = entry.target if entry.kind == LINK else entry.path
+        name = self._data_of(staging.tree) or self.name
         path = f"{staging.place}/{name}"
-        with os_errors(f"write {path}"):
-            descriptor = open_file_at(staging.data, name, os.O_RDWR)
-        try:
+        with os_errors(f"write {path}"), opened_file_at(staging.data, name, os.O_RDWR) as descriptor:
             if disk_size(descriptor, self.format, path) < self.size:
                 grow_opened(descriptor, self.format, self.size, path, timeout=TIMEOUT)
-        finally:
-            os.close(descriptor)
 
 
 __all__ = ["Arrival"]

@@ -31,6 +31,7 @@ from ..._image.vm_removal import (
     remove_disk_at,
     require_directory_unused,
     require_unused_at,
+    sweep_removed_at,
 )
 from ..._remote.staging import Staging
 from ..._remote.tree import Source, Tree
@@ -87,10 +88,14 @@ class HostActions:
             remove_disk_at(disk.directory, path)
 
     def has_moved(self, path: str) -> bool:
-        """Return whether a disk has gone back to its image, so that a repeated action recognises its own work."""
+        """Return whether a disk has gone back to its image, so that a repeated action recognises its own work. Files
+        of the disk that a killed action has left are removed.
+        """
         parsed = parse_disk_path(path)
-        with contextlib.suppress(NotFound), opened_vm_directory(parsed) as directory:
-            return exists_at(directory, _moved_mark(parsed)) and not exists_at(directory, parsed.name)
+        with contextlib.suppress(NotFound), locked_disk(parsed, doing="mvds") as directory:
+            if exists_at(directory, _moved_mark(parsed)) and not exists_at(directory, parsed.name):
+                remove_disk_at(directory, parsed)
+                return True
         return False
 
     def save(self, record: DiskRecord, snapshot: int | None, vm: RunningVm | None, name: str) -> None:
@@ -260,9 +265,11 @@ def _opened_directory(path: str) -> Iterator[tuple[DiskPath, int]]:
     directory of the system datastore.
     """
     parsed = parse_disk_path(path, directory=True)
-    with opened_system_datastore(parsed) as system, locked_disk(parsed, doing="mv") as directory:
-        require_directory_unused(directory, parsed)
-        yield parsed, system
+    with opened_system_datastore(parsed) as system:
+        sweep_removed_at(system, parsed)
+        with locked_disk(parsed, doing="mv") as directory:
+            require_directory_unused(directory, parsed)
+            yield parsed, system
 
 
 def _rename_directory(origin: DiskPath, system: int, target: DiskPath) -> bool:
@@ -296,7 +303,7 @@ def _mark_for_monitoring(path: DiskPath, monitor: str | None) -> None:
     """Let the probes of a front-end find the driver of a system datastore."""
     if monitor is None:
         return
-    with opened_system_datastore(path) as system, os_errors(f"write {path.datastore}/{MONITOR}"):
+    with opened_system_datastore(path, create=True) as system, os_errors(f"write {path.datastore}/{MONITOR}"):
         with contextlib.suppress(FileNotFoundError), opened_file_at(system, MONITOR) as file:
             if os.read(file, len(monitor) + 2) == f"{monitor}\n".encode():
                 return

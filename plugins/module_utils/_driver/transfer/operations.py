@@ -39,7 +39,7 @@ OPERATIONS = {
     "give_back": Operation(),
     "grow": Operation(),
     "has_directory": Operation("bool", is_quick=True),
-    "has_moved": Operation("bool", is_quick=True),
+    "has_moved": Operation("bool"),
     "is_at_snapshot": Operation("bool"),
     "link": Operation(),
     "make": Operation(),

@@ -14,6 +14,7 @@ from ..._core.records import TYPE_CHECKING
 from ..._image.image_files import opened_files, owner_like
 from ..._image.layout import checksum_file
 from ..._image.vm_disk import check_image
+from ..._remote.staging import sweep_parts
 from . import hosts
 from .arrival import Arrival
 from .base import TransferInfo
@@ -63,6 +64,8 @@ class SshTransferDriver(StoringDriver):
             if not self._run(disk.host, "has_moved", disk.path):
                 raise
             self.log(f"{disk} has gone back to its image already.")
+            with os_errors(f"open {os.path.dirname(image)}"), opened_directory(os.path.dirname(image)) as opened:
+                sweep_parts(opened)  # a killed run may have left the old data
 
     def cpds(self, disk: Place, image: str, snapshot: int | None, vm: int) -> None:
         record = self._record(disk, vm)
