@@ -201,9 +201,9 @@ class Machine:
     def detach(self, path: str) -> dict:
         return self.engine(DETACH, path)
 
-    def write(self, byte: int, number: int, size: str = "64k", *, flush: bool = True) -> None:
+    def write(self, byte: int, number: int, size: str = "64k") -> None:
         """Let QEMU write a byte to the part ``number`` of the disk, each with 64 KiB."""
-        for command in (f"write -P {byte} {number * 64}k {size}", *(["flush"] if flush else [])):
+        for command in (f"write -P {byte} {number * 64}k {size}", "flush"):
             line = f'qemu-io -d /machine/peripheral/virtio-disk0/virtio-backend "{command}"'
             assert self.virsh("qemu-monitor-command", "--hmp", line).strip() == ""
 

@@ -14,6 +14,8 @@ description:
   - A script of the same name is replaced. The replaced script is kept outside the remotes, because a front-end copies
     what is there to all hosts. It is not executable, and its name has the date. The README of the role has the way
     back.
+  - Installs functions for driver scripts that a site writes itself, C(granary/scripts_common.sh) in the remotes. The
+    front-end's own C(scripts_common.sh) stays unchanged.
   - Scripts that an older version of this module kept in the remotes are moved there.
   - Scripts and missing directories belong to the owner of the directory around them. No symbolic link in the directory
     of remotes leads root to a directory that isn't that of the link's owner.

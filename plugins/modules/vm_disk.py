@@ -211,8 +211,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 disks:
-  description: The disks after the run, those of all VMs.
-  returned: success
+  description: The disks of the VM after the run.
+  returned: without O(vms)
   type: list
   elements: dict
   sample:
@@ -298,7 +298,6 @@ vm:
     host: host01
     datastore: system
     directory: /var/lib/one/datastores/0/0
-    disks: []
   contains:
     id:
       description: Its id. Ids are given from 0 on and never twice.
@@ -318,12 +317,9 @@ vm:
     directory:
       description: Its directory on the host.
       type: str
-    disks:
-      description: Its disks, like RV(disks).
-      type: list
-      elements: dict
 vms:
-  description: The VMs after the run, in the order of O(vms), each like RV(vm). VMs that are absent are left out.
+  description: The VMs after the run, in the order of O(vms), each like RV(vm) and with its RV(disks). VMs that are
+    absent are left out.
   returned: with O(vms)
   type: list
   elements: dict

@@ -13,7 +13,7 @@ from typing import Any
 
 import ansible_process
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
-    DependencyNotFound,
+    NotFound,
     PathNotAllowed,
 )
 from refusal import require_failure
@@ -73,7 +73,7 @@ def test_an_account_that_is_missing_is_foretold(tenant: Path) -> None:
     """The role that creates the account runs in check mode too."""
     options = {"path": str(tenant / "a"), "owner": "nosuch"}
     assert run(check=True, **options)["changed"]
-    require_failure(run(**options), DependencyNotFound, names=["owner", "'nosuch'"])
+    require_failure(run(**options), NotFound, names=["owner", "'nosuch'"])
     assert os.listdir(tenant) == []
 
 

@@ -162,7 +162,8 @@ def test_the_way_back_in_the_readme(drivers_play: Callable[..., str], remotes: P
             (remotes / "datastore" / name / action).write_text(text)
     (remotes / "datastore" / "fs" / "cp.2025-01-02@03:04:05~").write_text("older\n")
     drivers_play(remotes, library=programs.parent / "library")
-    (block,) = re.findall(r"^```sh\n(.*?)^```", (ROLE / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    way = (ROLE / "README.md").read_text().partition("## The way back")[2]
+    (block,) = re.findall(r"^```sh\n(.*?)^```", way, re.MULTILINE | re.DOTALL)
     for default, here in (
         ("/var/lib/granary-vmstore", programs.parent),
         ("/var/lib/one/remotes", remotes),

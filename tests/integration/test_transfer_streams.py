@@ -504,7 +504,7 @@ def find_victim(hosts: Hosts, bridges: Any, victim: str) -> int:
         return process_ids(f"^/usr/bin/ssh -F {bridges.root}/sshd/client")[0]
     found = [
         number
-        for number in process_ids("^python3 -ISXutf8 -c import os,sys;")
+        for number in process_ids("^python3 -ISXutf8 -c import os,sys")
         if str(bridges.datastores) in read_mounts(number)
     ]
     if victim == "engine":

@@ -164,6 +164,9 @@ def test_disks_of_a_running_domain(front_end: Disks, four: Disks, domain: Make, 
     require_failure(front_end(vm="live", state="absent"), Conflict, names=["'live'", "'hv1'"])
     assert names(four(vm="live", disks=[{"disk": 0, "size": "16M"}])) == ["grow disk"]
     assert execute("hv1", "virsh", "domblkinfo", "live", "vda").split()[1] == str(16 << 20)
+    # At its next start, the domain has the disk on SATA as well.
+    execute("hv1", "virsh", "destroy", "live")
+    execute("hv1", "virsh", "start", "live")
     require_failure(
         front_end(vm="live", disk=2, state="absent"),
         Conflict,
@@ -256,6 +259,22 @@ def test_a_vm_moves_between_hosts(four: Disks, front_end: Disks, domain: Make, e
     assert system == "system2"
     assert execute("hv1", "head", "-c", "4", f"{vm}/disk.1") == "mine"
     assert sources(execute, "mover", "--inactive") == {"vda": f"{vm}/disk.0"}
+
+
+def test_many_vms_of_a_host_are_looked_at_over_one_connection(
+    tasks: Callable[..., list[dict[str, Any]]], front_end: Disks, execute: Execute
+) -> None:
+    def connections() -> int:
+        log = execute(
+            "old", "journalctl", "--quiet", "--no-pager", "-t", "sshd", "-g", "Accepted publickey", check=False
+        )
+        return len([line for line in log.splitlines() if "127.0.0.1" not in line])
+
+    vms = [{"vm": f"vm{number}", "host": "old", "size": "1M"} for number in range(3)]
+    assert front_end(vms=vms)["changed"]
+    before = connections()
+    assert front_end(vms=vms)["actions"] == []
+    assert connections() == before + 1
 
 
 def test_a_host_that_does_not_answer(front_end: Disks) -> None:

@@ -127,16 +127,15 @@ def merge_files(
     disk.check_idle()
     layers = disk.layers()
     _check_files(disk, files, layers)
-    if disk.domain.is_halted:
-        raise Conflict(
-            f"The files of the {disk} can't be merged while the domain is paused, because QEMU does not write all data "
-            "to the file then: resume the domain, or shut it off."
-        )
-    if base > 1:
+    if base > 1 and not disk.domain.is_halted:
         _merge(disk, files, base, layers, deadline, progress)
     # A pause writes the data to the file, also the data of an earlier merge whose process was killed.
-    with quiesced(disk.domain, method="suspend"):
-        pass
+    with quiesced(disk.domain, method="suspend") as way:
+        if way == "halted":
+            raise Conflict(
+                f"The files of the {disk} can't be merged while the domain is paused, because QEMU does not write all "
+                "data to the file then: resume the domain, or shut it off."
+            )
 
 
 def _merge(

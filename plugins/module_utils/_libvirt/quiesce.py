@@ -19,6 +19,9 @@ from .domain_xml import devices, parse
 #: The ways to keep a guest from writing.
 METHODS = ("auto", "agent", "suspend")
 
+#: Upper bound of the time in which the guest agent freezes the guest, in seconds. It writes what is in memory first.
+FREEZE_DEADLINE = 60
+
 #: Upper bound of the time in which the guest agent thaws the guest, in seconds. A failed try is repeated.
 THAW_DEADLINE = 10
 
@@ -71,7 +74,8 @@ def _begin(stack: contextlib.ExitStack, domain: Domain, method: str, deadline: f
         )
     if method != "suspend" and is_connected:
         try:
-            stack.enter_context(_state(domain, functools.partial(_freeze, domain, deadline / 2), _thaw, deadline))
+            freeze = functools.partial(_freeze, domain, min(deadline / 2, FREEZE_DEADLINE))
+            stack.enter_context(_state(domain, freeze, _thaw, deadline))
             return "agent"
         except LibvirtFailed:
             if method == "agent":

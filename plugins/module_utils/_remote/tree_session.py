@@ -58,8 +58,11 @@ class TreeSession(Session):
         buffer[:kept] = self._input[:kept]
         del self._input[:kept]
         while kept < len(buffer):
-            self._wait_for(time.monotonic() + STALL, is_writing=False)
-            length = self._ssh.read_into(buffer[kept:])
+            try:
+                length = self._ssh.read_into(buffer[kept:])
+            except BlockingIOError:  # the data that had arrived was read without a further system call
+                self._wait_for(time.monotonic() + STALL, is_writing=False)
+                continue
             if not length:
                 raise self._broken()
             kept += length

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..._core.errors import HostUnreachable
 from ..._model.place import Place
@@ -18,6 +18,10 @@ from ..._remote.tree import Source
 from .host_actions import HostActions
 from .local_peer import LocalReceiver, LocalSender, Target
 from .operations import KINDS, OPERATIONS
+
+if TYPE_CHECKING:
+    # Ansible sends a module together with the files that the source imports. Without this import, PROGRAM is missing.
+    from . import protocol  # noqa: F401
 
 #: Upper bound of the time of a quick operation in seconds.
 QUICK = 60.0

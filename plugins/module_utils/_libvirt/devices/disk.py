@@ -26,6 +26,9 @@ LIVE_BUSES = ("virtio", "scsi")
 #: The formats of a disk.
 FORMATS = ("raw", "qcow2")
 
+#: The kinds of a disk.
+DEVICES = ("disk", "cdrom")
+
 #: Characters of a serial number: those that libvirt accepts without quotes in QEMU's options.
 _SERIAL = re.compile(r"[A-Za-z0-9_.+-]+")
 
@@ -70,7 +73,11 @@ def check_disk(disk: Disk) -> None:
 
     :raises InvalidInput: an option is invalid, or invalid together with another one.
     """
-    for option, value, accepted in (("bus", disk.bus, BUSES), ("format", disk.format, FORMATS)):
+    for option, value, accepted in (
+        ("bus", disk.bus, BUSES),
+        ("device", disk.device, DEVICES),
+        ("format", disk.format, FORMATS),
+    ):
         if value not in accepted:
             raise InvalidInput(option, value, f"one of {', '.join(accepted)} is expected")
     prefix = BUSES[disk.bus]
@@ -200,6 +207,7 @@ def choose_target(bus: str, *roots: ET.Element) -> str:
 
 __all__ = [
     "BUSES",
+    "DEVICES",
     "FORMATS",
     "LIVE_BUSES",
     "LONGEST_SERIAL",

@@ -155,9 +155,9 @@ class VmDiskService(CatalogService):
             self.report_missing(plan, DependencyNotFound(message), is_planned=True)
         if self._is_list:
             plan.result["vms"] = vms
-        elif vms:
-            plan.result["vm"] = vms[0]
-        plan.result["disks"] = [disk for vm in vms for disk in vm["disks"]]
+        else:
+            plan.result["disks"] = vms[0].pop("disks") if vms else []
+            plan.result.update({"vm": vms[0]} if vms else {})
         return plan
 
     def _place(self, known: KnownVms, number: int, ids: set[int]) -> PlacedVm:

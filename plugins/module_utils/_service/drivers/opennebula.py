@@ -17,21 +17,22 @@ import json
 import os
 import re
 import shutil
-import stat
 from collections.abc import Mapping
 from typing import Any
 
 from ..._core.arguments import ArgumentSpec
 from ..._core.command import run
-from ..._core.directory import descriptor_path, open_file_at, opened_directory, sync_opened
+from ..._core.directory import descriptor_path, opened_directory, sync_opened
 from ..._core.errors import InvalidInput, NotFound, os_errors
-from ..._core.files import replace_file, write_atomic
+from ..._core.files import write_atomic
 from ..._core.paths import absolute
 from ..._core.plan import Action, Plan
 from ..._driver.info import CONTRACT_ACTIONS
 from ..._host.made_directory import open_or_make, require_only_root
 from ..._remote.engine import ENGINE
 from ..service import Service
+from .helper_functions import plan_helper_functions
+from .installed_script import is_installed, put_script
 from .kept_scripts import MARK, KeptScripts, find_older
 
 OPENNEBULA_DRIVERS_SPEC = ArgumentSpec(
@@ -106,6 +107,7 @@ class OpennebulaDriversService(Service):
         self._plan_engine(plan)
         for name in self.names:
             self._plan_driver(plan, name)
+        plan_helper_functions(plan, self.remotes, self.kept)
         return plan
 
     def _in_library(self, name: str) -> str:
@@ -223,14 +225,7 @@ class OpennebulaDriversService(Service):
             kept.move(descriptor, names)
 
     def _is_right(self, directory: int, action: str) -> bool:
-        try:
-            with os.fdopen(open_file_at(directory, action), "rb") as file:
-                return (
-                    file.read(len(self.script) + 1) == self.script
-                    and stat.S_IMODE(os.fstat(file.fileno()).st_mode) == SCRIPT_MODE
-                )
-        except OSError:  # a link, a FIFO or a missing file
-            return False
+        return is_installed(directory, action, self.script, SCRIPT_MODE)
 
     def _install_driver(self, path: str, kept: KeptScripts) -> None:
         """Install the scripts of one driver.
@@ -243,21 +238,9 @@ class OpennebulaDriversService(Service):
                 for action in CONTRACT_ACTIONS:
                     if not self._is_right(descriptor, action):
                         kept.keep(descriptor, action)
-                        self._put_script(descriptor, action)
+                        put_script(descriptor, action, self.script, SCRIPT_MODE)
             finally:
                 os.close(descriptor)
-
-    def _put_script(self, directory: int, action: str) -> None:
-        """Replace the file of an action atomically, because the front-end can call the action at any moment."""
-        around = os.fstat(directory)
-        temporary = f".{action}.{os.urandom(4).hex()}"
-        replace_file(directory, temporary, self.script, SCRIPT_MODE, (around.st_uid, around.st_gid))
-        try:
-            os.rename(temporary, action, src_dir_fd=directory, dst_dir_fd=directory)
-        except OSError:
-            os.unlink(temporary, dir_fd=directory)
-            raise
-        sync_opened(directory)
 
 
 def launcher(python: str, library: str) -> str:

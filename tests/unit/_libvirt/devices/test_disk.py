@@ -131,6 +131,7 @@ def test_differences_leave_out_the_file() -> None:
     [
         ({"format": "vmdk"}, "format"),
         ({"bus": "nvme"}, "bus"),
+        ({"device": "lun"}, "device"),
         ({"target": "sda"}, "target"),
         ({"target": "vda\n"}, "target"),
         ({"target": "vdaaa"}, "target"),

@@ -18,8 +18,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     VmstoreError,
 )
 from refusal import refused
-
-from .conftest import Site, content, describe
+from vm_site import Site, content, describe
 
 HOST = os.uname().nodename
 

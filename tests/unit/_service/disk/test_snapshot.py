@@ -22,8 +22,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.disk.snap
     VmDiskSnapshotService,
 )
 from refusal import refused
-
-from .conftest import Site, complete, content, states, used
+from vm_site import Site, complete, content, states, used
 
 
 class Snapshots:

@@ -25,8 +25,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._service.disk.info import vm_disk_info
 from refusal import refused
-
-from .conftest import Site, content, describe, used
+from vm_site import Site, content, describe, used
 
 HOST = os.uname().nodename
 

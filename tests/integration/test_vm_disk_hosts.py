@@ -1,0 +1,111 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Disks of VMs on other hosts, over a real sshd. The hosts ``h1`` and ``h2`` have the same files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    CommandFailed,
+    Conflict,
+    VmstoreError,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.disk.info import vm_disk_info
+from refusal import refused
+from vm_site import Site, content, describe, make_site
+
+HERE = os.uname().nodename
+
+
+@pytest.fixture
+def site(bridges: Any, tmp_path: Path) -> Site:
+    return make_site(tmp_path, bridges.datastores)
+
+
+def on_host(bridges: Any, disk: int = 0, vm: int = 0, datastore: int = 0) -> Path:
+    """Return the path of a disk of a host, as the test reaches it."""
+    found: Path = bridges.data.parent / str(datastore) / str(vm) / f"disk.{disk}"
+    return found
+
+
+def test_disks_of_another_host(site: Site, bridges: Any) -> None:
+    done = site.four(vm="web", host="h1", disks=[{"image": "qcow2"}, {"image": "mine"}, {"size": 3, "fs": "swap"}])
+    assert [disk["path"] for disk in done.result["disks"]] == [str(site.disk(number)) for number in range(3)]
+    assert content(on_host(bridges), "qcow2") == b"qcow2"
+    assert content(on_host(bridges, 1), "raw") == b"mine"
+    assert not site.disk().parent.exists()
+    site.four(vm="web", disks=[{"size": 9}])
+    assert describe(on_host(bridges))["virtual-size"] == 9 << 20
+    on_host(bridges, 1).write_bytes(b"written".ljust(2 << 20, b"\0"))
+    site.four(vm="web", disk=1, state="absent")
+    assert content(site.image("mine"), "raw") == b"written"
+    site.four(vm="web", state="absent")
+    assert not on_host(bridges).parent.exists()
+
+
+def test_the_module_brings_the_program_of_the_host(site: Site, bridges: Any) -> None:
+    command = [str(Path(sys.executable).with_name("ansible")), "localhost", "-i", "localhost,", "-c", "local"]
+    command += ["-e", f"ansible_python_interpreter={sys.executable}", "-m", "granary.vmstore.vm_disk"]
+    options = {"catalog": site.catalog, "vm": "web", "host": "h1", "image": "raw"}
+    done = subprocess.run([*command, "-a", json.dumps(options)], capture_output=True, text=True, check=False)
+    assert '"changed": true' in done.stdout, done.stdout + done.stderr
+    assert content(on_host(bridges), "raw") == b"raw"
+
+
+def test_all_vms_of_a_host_are_looked_at_over_one_connection(site: Site, bridges: Any) -> None:
+    vms = [{"vm": f"vm{number}", "host": ("h1", "h2")[number % 2], "size": 1} for number in range(6)]
+    site.run(vms=vms)
+    before = bridges.connections()
+    assert site.run(vms=vms).actions == []
+    assert bridges.connections() == before + 2
+    found: Any = vm_disk_info({"catalog": site.catalog, "vm": None, "host": "h1", "image": None, "world": True})
+    assert bridges.connections() == before + 3
+    assert [vm["disks"][0]["world"]["size_mb"] for vm in found["vms"]] == [1, 1, 1]
+
+
+def test_a_new_disk_takes_two_connections(site: Site, bridges: Any) -> None:
+    site.run(vm="web", host="h1", image="raw")
+    # One for the look, and one for the copy.
+    assert bridges.connections() == 2
+
+
+def test_a_vm_moves_to_a_host_and_back(site: Site, bridges: Any) -> None:
+    site.run(vm="web", disks=[{"image": "qcow2"}, {"image": "mine"}])
+    assert [action.name for action in site.four(vm="web", host="h1").actions] == ["move VM"]
+    assert not site.disk().parent.exists()
+    assert content(on_host(bridges, 1), "raw") == b"mine"
+    site.four(vm="web", host=HERE, datastore="102")
+    assert not on_host(bridges).parent.exists()
+    assert content(site.disk(datastore=102), "qcow2") == b"qcow2"
+
+
+def test_a_failed_copy_to_a_host_leaves_nothing(site: Site, bridges: Any) -> None:
+    site.image("qcow2").write_bytes(b"no qcow2 at all")
+    with pytest.raises(VmstoreError):
+        site.run(vm="web", host="h1", disks=[{"image": "raw"}, {"image": "qcow2"}])
+    assert not on_host(bridges).exists()
+    assert site.query("SELECT count(*) FROM vm") == site.query("SELECT count(*) FROM disk") == [(0,)]
+
+
+def test_a_foreign_file_on_a_host(site: Site, bridges: Any) -> None:
+    site.run(vm="web", host="h1", size=1)
+    on_host(bridges, 1).write_text("foreign")
+    with refused(Conflict, names=[f"h1:{site.disk(1)}"]):
+        site.run(vm="web", disk=1, size=1)
+    on_host(bridges).unlink()
+    assert [action.name for action in site.four(vm="web", size=1).actions] == ["create lost disk"]
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_dead_host_is_a_refusal(site: Site, check: bool) -> None:
+    before = site.dump()
+    with refused(CommandFailed, says="The host dead1 can't be used: *."):
+        site.run(check=check, vm="web", host="dead1", image="raw")
+    assert site.dump() == before
