@@ -46,7 +46,8 @@ def ask_host(host: str, action: str, *arguments: Any, log: Callable[[str], objec
 def look_at(host: str, queries: Sequence[VmQuery], *, log: Callable[[str], object]) -> HostState:
     """Return the state of VMs on a host.
 
-    :raises HostUnreachable: the host can't be used. :raises CommandFailed: the host returns another state than that of the VMs.
+    :raises HostUnreachable: the host can't be used.
+    :raises CommandFailed: the host returns another state than that of the VMs.
     """
     state: HostState = ask_host(host, "look", tuple(queries), log=log, timeout=LOOK + len(queries))
     wanted = [(query.directory, *(disk.path for disk in query.disks)) for query in queries]
