@@ -84,6 +84,7 @@ def front_end(
         {"name": "base", "datastore": "default", "type": "os", "size": "64M", "format": "qcow2", "fs": "ext4"},
         {"name": "data", "datastore": "default", "type": "datablock", "size": "8M", "persistent": True},
     ]
+    execute("old", "mkdir", "--parents", STORE)
     made = tasks(
         ("datastore", {"name": "system2", "type": "system", "tm_driver": "local"}, False),
         ("image", {"images": images}, False),

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     CommandFailed,
     Conflict,
+    DependencyNotFound,
     VmstoreError,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._service.disk.info import vm_disk_info
@@ -84,6 +87,22 @@ def test_a_vm_moves_to_a_host_and_back(site: Site, bridges: Any) -> None:
     site.four(vm="web", host=HERE, datastore="102")
     assert not on_host(bridges).parent.exists()
     assert content(site.disk(datastore=102), "qcow2") == b"qcow2"
+
+
+def test_a_host_without_the_directory_of_the_datastores(site: Site, bridges: Any, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere" / "0"
+    with contextlib.closing(sqlite3.connect(site.catalog)) as connection:
+        connection.execute("UPDATE datastore SET base_path = ? WHERE id = 0", [str(elsewhere)])
+        connection.commit()
+    before = site.dump()
+    with refused(
+        DependencyNotFound,
+        says=f"datastore: the host h1 has no directory {elsewhere.parent}: create it for the service user, or mount "
+        "the datastores there.",
+    ):
+        site.run(vm="web", host="h1", size=1)
+    assert site.dump() == before
+    assert len(site.run(check=True, vm="web", host="h1", size=1).warnings) == 1
 
 
 def test_a_failed_copy_to_a_host_leaves_nothing(site: Site, bridges: Any) -> None:
