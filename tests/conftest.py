@@ -84,6 +84,7 @@ HOST = (
     "_host/test_virtiofsd_process.py",
     "_host/test_virtiofsd_wrapper.py",
     "_image/",
+    "_service/cluster_ssh/test_files.py",
     "_service/image_work/",
     "_service/shared_mount/",
     "_service/test_data_users.py",

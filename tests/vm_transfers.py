@@ -226,12 +226,11 @@ def write_layers(path: Path, numbers: list[int]) -> None:
     path.symlink_to(f"{snapshots.name}/{len(numbers) - 1}")
 
 
-I, D = f"1/{IMAGE}", "0/5/disk.0"
-FRONT, HOST, OTHER = f"frontend/{I}", f"host/{D}", f"other/{D}"
-#: The image of shared storage.
-SHARED = f"host/{I}"
+#: Paths of an image at the front-end and on shared storage, and of a disk on two hosts.
+FRONT, SHARED, HOST, OTHER = f"frontend/1/{IMAGE}", f"host/1/{IMAGE}", "host/0/5/disk.0", "other/0/5/disk.0"
 
 
+@functools.cache
 def make(
     *parts: Callable[[Path], object], empty: tuple[str, ...] = ("frontend/1", "host", "other")
 ) -> Callable[[Path], None]:
@@ -309,51 +308,47 @@ def grown(state: State, *names: str, size: int) -> State:
 MIB = 1 << 20
 
 
+def calling(method: str, *arguments: Place | str | int | None) -> Callable[[TransferDriver, Path], object]:
+    """Return a function that calls a method of a driver. Texts, and the paths of places, are below the directory."""
+
+    def work(driver: TransferDriver, root: Path) -> None:
+        def below(argument: Place | str | int | None) -> Place | str | int | None:
+            if isinstance(argument, Place):
+                return Place(argument.host, f"{root}/{argument.path}")
+            return f"{root}/{argument}" if isinstance(argument, str) else argument
+
+        getattr(driver, method)(*map(below, arguments), VM)
+
+    return work
+
+
+def linked(root: Path) -> None:
+    """Create a disk that is a link to an image of shared storage."""
+    make(shared_layers)(root)
+    run(Action("shared", "qcow2", linked, calling("ln", Place("", SHARED), Place("localhost", HOST)), {}, {}), root)
+
+
+def overlay(root: Path) -> None:
+    """Create a disk whose first layer is based on an image of shared storage."""
+    make(shared_single)(root)
+    snapshots = (root / HOST).with_name("disk.0.snap")
+    snapshots.mkdir(parents=True)
+    (snapshots / snapshots.name).symlink_to(".")
+    write(snapshots / "0", 4, "qcow2", str(root / SHARED))
+    write(snapshots / "1", 3, "qcow2", "disk.0.snap/0")
+    (root / HOST).symlink_to("disk.0.snap/1")
+
+
 def actions(host: str, other: str) -> dict[str, Action]:
     """Return the actions on a host. ``other`` is the host that VM directories move to."""
-
-    def clone(driver: TransferDriver, root: Path) -> None:
-        driver.clone(Place("frontend", f"{root}/{FRONT}"), Place(host, f"{root}/{HOST}"), VM)
-
-    def clone_shared(driver: TransferDriver, root: Path) -> None:
-        driver.clone(Place("frontend", f"{root}/{SHARED}"), Place(host, f"{root}/{HOST}"), VM)
-
-    def ln_shared(driver: TransferDriver, root: Path) -> None:
-        driver.ln(Place("frontend", f"{root}/{SHARED}"), Place(host, f"{root}/{HOST}"), VM)
-
-    def mvds(driver: TransferDriver, root: Path) -> None:
-        driver.mvds(Place(host, f"{root}/{HOST}"), f"{root}/{FRONT}", VM)
-
-    def mvds_shared(driver: TransferDriver, root: Path) -> None:
-        driver.mvds(Place(host, f"{root}/{HOST}"), f"{root}/{SHARED}", VM)
-
-    def cpds(snapshot: int | None, side: str = "frontend") -> Callable[[TransferDriver, Path], None]:
-        return lambda driver, root: driver.cpds(Place(host, f"{root}/{HOST}"), f"{root}/{side}/1/{SAVED}", snapshot, VM)
-
-    def mv(driver: TransferDriver, root: Path) -> None:
-        driver.mv(Place(host, f"{root}/host/0/5"), Place(other, f"{root}/other/0/5"), VM)
-
-    def on_disk(method: str, *numbers: int) -> Callable[[TransferDriver, Path], None]:
-        return lambda driver, root: getattr(driver, method)(Place(host, f"{root}/{HOST}"), *numbers, VM)
-
-    images = make(shared_layers)
-
-    def linked(root: Path) -> None:
-        images(root)
-        run(Action("shared", "qcow2", images, ln_shared, {}, {}), root)
-
-    single = make(shared_single)
-
-    def overlay(root: Path) -> None:
-        """Create a disk whose first layer is based on the image."""
-        single(root)
-        snapshots = (root / HOST).with_name("disk.0.snap")
-        snapshots.mkdir(parents=True)
-        (snapshots / snapshots.name).symlink_to(".")
-        write(snapshots / "0", 4, "qcow2", str(root / SHARED))
-        write(snapshots / "1", 3, "qcow2", "disk.0.snap/0")
-        (root / HOST).symlink_to("disk.0.snap/1")
-
+    disk, image, shared = Place(host, HOST), Place("frontend", FRONT), Place("frontend", SHARED)
+    clone, clone_shared, ln_shared = (
+        calling("clone", image, disk),
+        calling("clone", shared, disk),
+        calling("ln", shared, disk),
+    )
+    mvds, mvds_shared = calling("mvds", disk, FRONT), calling("mvds", disk, SHARED)
+    mv = calling("mv", Place(host, "host/0/5"), Place(other, "other/0/5"))
     saved = named(f"frontend/1/{SAVED}", 3)
     saved_snapshot = named(f"frontend/1/{SAVED}", 4)
     raw_back, layers_back = moved(RAW_DISK, FRONT), moved(LAYERED_DISK, FRONT)
@@ -428,19 +423,30 @@ def actions(host: str, other: str) -> dict[str, Action]:
                 {**layers_back, **layers_snapshots},
             ),
         ),
-        "cpds, ssh raw": Action("ssh", "raw", raw, cpds(None), RAW_DISK, {**RAW_DISK, **saved}),
-        "cpds, local": Action("local", "qcow2", layers, cpds(None), LAYERED_DISK, {**LAYERED_DISK, **saved}),
-        "cpds of a snapshot, ssh raw": Action("ssh", "raw", raw, cpds(0), RAW_DISK, {**RAW_DISK, **saved_snapshot}),
+        "cpds, ssh raw": Action(
+            "ssh", "raw", raw, calling("cpds", disk, f"frontend/1/{SAVED}", None), RAW_DISK, {**RAW_DISK, **saved}
+        ),
+        "cpds, local": Action(
+            "local",
+            "qcow2",
+            layers,
+            calling("cpds", disk, f"frontend/1/{SAVED}", None),
+            LAYERED_DISK,
+            {**LAYERED_DISK, **saved},
+        ),
+        "cpds of a snapshot, ssh raw": Action(
+            "ssh", "raw", raw, calling("cpds", disk, f"frontend/1/{SAVED}", 0), RAW_DISK, {**RAW_DISK, **saved_snapshot}
+        ),
         "mv, ssh raw": Action("ssh", "raw", raw, mv, RAW_DISK, raw_moved),
         "mv, local": Action("local", "qcow2", layers, mv, LAYERED_DISK, layers_moved),
         "snap_create, ssh raw": Action(
-            "ssh", "raw", raw, on_disk("snap_create", 2), RAW_DISK, {**RAW_DISK, f"{HOST}.snap/2": filled(3)}
+            "ssh", "raw", raw, calling("snap_create", disk, 2), RAW_DISK, {**RAW_DISK, f"{HOST}.snap/2": filled(3)}
         ),
         "snap_create, local": Action(
             "local",
             "qcow2",
             layers,
-            on_disk("snap_create", 2),
+            calling("snap_create", disk, 2),
             LAYERED_DISK,
             {**LAYERED_DISK, f"{HOST}.snap/3": filled(3)},
         ),
@@ -448,41 +454,41 @@ def actions(host: str, other: str) -> dict[str, Action]:
             "local",
             "qcow2",
             make(lambda root: write_raw(root / HOST, 3, image_format="qcow2")),
-            on_disk("snap_create", 0),
+            calling("snap_create", disk, 0),
             named(HOST, 3),
             named(HOST, 3, {0: 3, 1: 3}),
             between=(named(HOST, 3, {0: 3}),),
         ),
         "snap_delete, ssh raw": Action(
-            "ssh", "raw", raw, on_disk("snap_delete", 0), RAW_DISK, without(RAW_DISK, f"{HOST}.snap/0")
+            "ssh", "raw", raw, calling("snap_delete", disk, 0), RAW_DISK, without(RAW_DISK, f"{HOST}.snap/0")
         ),
         "snap_delete, local": Action(
             "local",
             "qcow2",
             layers,
-            on_disk("snap_delete", 1),
+            calling("snap_delete", disk, 1),
             LAYERED_DISK,
             without(LAYERED_DISK, f"{HOST}.snap/1"),
         ),
         "snap_revert, ssh raw": Action(
-            "ssh", "raw", raw, on_disk("snap_revert", 0), RAW_DISK, {**RAW_DISK, HOST: filled(4)}
+            "ssh", "raw", raw, calling("snap_revert", disk, 0), RAW_DISK, {**RAW_DISK, HOST: filled(4)}
         ),
         "snap_revert, local": Action(
             "local",
             "qcow2",
             layers,
-            on_disk("snap_revert", 0),
+            calling("snap_revert", disk, 0),
             LAYERED_DISK,
             {**LAYERED_DISK, HOST: filled(4), f"{HOST}.snap/2": filled(4)},
         ),
         "resize, ssh raw": Action(
-            "ssh", "raw", raw, on_disk("resize", 2), RAW_DISK, grown(RAW_DISK, HOST, size=2 * MIB)
+            "ssh", "raw", raw, calling("resize", disk, 2), RAW_DISK, grown(RAW_DISK, HOST, size=2 * MIB)
         ),
         "resize, local": Action(
             "local",
             "qcow2",
             layers,
-            on_disk("resize", 2),
+            calling("resize", disk, 2),
             LAYERED_DISK,
             grown(LAYERED_DISK, HOST, f"{HOST}.snap/2", size=2 * MIB),
         ),
@@ -502,6 +508,7 @@ def actions(host: str, other: str) -> dict[str, Action]:
             ln_shared,
             named(SHARED, 1),
             {**named(SHARED, 1, {0: 1}), **named(HOST, 1)},
+            between=(named(SHARED, 1, {0: 1}),),
         ),
         "mvds, shared": Action(
             "shared",
@@ -515,7 +522,7 @@ def actions(host: str, other: str) -> dict[str, Action]:
             "shared",
             "qcow2",
             linked,
-            cpds(0, "host"),
+            calling("cpds", disk, f"host/1/{SAVED}", 0),
             {**named(SHARED, 1, {0: 2, 1: 1}), **named(HOST, 1)},
             {**named(SHARED, 1, {0: 2, 1: 1}), **named(HOST, 1), **named(f"host/1/{SAVED}", 2)},
         ),
@@ -523,7 +530,7 @@ def actions(host: str, other: str) -> dict[str, Action]:
             "shared",
             "qcow2",
             linked,
-            on_disk("snap_create", 1),
+            calling("snap_create", disk, 1),
             {**named(SHARED, 1, {0: 2, 1: 1}), **named(HOST, 1)},
             {**named(SHARED, 1, {0: 2, 1: 1, 2: 1}), **named(HOST, 1)},
             between=({**named(SHARED, 1, {0: 2, 1: 1, 2: 1}), **named(HOST, 1)},),
@@ -532,7 +539,7 @@ def actions(host: str, other: str) -> dict[str, Action]:
             "shared",
             "qcow2",
             linked,
-            on_disk("snap_delete", 0),
+            calling("snap_delete", disk, 0),
             {**named(SHARED, 1, {0: 2, 1: 1}), **named(HOST, 1)},
             without({**named(SHARED, 1, {0: 2, 1: 1}), **named(HOST, 1)}, f"{SHARED}.snap/0"),
         ),
@@ -540,7 +547,7 @@ def actions(host: str, other: str) -> dict[str, Action]:
             "shared",
             "qcow2",
             linked,
-            on_disk("snap_revert", 0),
+            calling("snap_revert", disk, 0),
             {**named(SHARED, 1, {0: 2, 1: 1}), **named(HOST, 1)},
             {**named(SHARED, 2, {0: 2, 1: 2}), **named(HOST, 2)},
         ),

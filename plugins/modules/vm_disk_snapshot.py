@@ -115,7 +115,10 @@ actions:
     - name: create snapshot
       subject: disk 0 of VM 'web'
       before: null
-      after: {id: 0, name: before upgrade, active: true}
+      after:
+        id: 0
+        name: before upgrade
+        active: true
 """
 
 from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_module

@@ -142,6 +142,7 @@ def run_site(site: Lab, tmp_path_factory: pytest.TempPathFactory, execute: Execu
     base = {
         "vmstore_datastores": [{"name": "site", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}],
         "vmstore_images": [{"name": "site_rw", "datastore": "site", "path": "/mnt/site", "persistent": True}],
+        "vmstore_cluster_ssh": False,  # one test is enough, see test_the_service_user_reaches_the_hosts
     }
     inventory = tmp_path_factory.mktemp("site") / "site.yml"
 
@@ -229,6 +230,17 @@ def test_an_export_comes_moves_in_the_guest_and_goes(
     for arguments in (["hot"], ["--inactive", "hot"]):
         assert "/mnt/site" not in execute("hv1", "virsh", "dumpxml", *arguments)
     assert count_changes(converge([gone])) == 0
+
+
+def test_the_service_user_reaches_the_hosts(
+    converge: Callable[..., str], foretold: Callable[..., str], execute: Execute
+) -> None:
+    """The default is access between all hosts. test_cluster_ssh.py has several hosts."""
+    command = ["runuser", "-u", "oneadmin", "--", "ssh", "-oBatchMode=yes", "hv1", "hostname"]
+    assert execute("hv1", *command, check=False) == ""
+    assert count_changes(foretold([], vmstore_cluster_ssh=True)) == 3  # the login shell, the key pair and the lines
+    assert execute("hv1", *command).strip() == "hv1"
+    assert count_changes(converge([], vmstore_cluster_ssh=True)) == 0
 
 
 def test_a_guest_has_the_mount_once_its_domain_was_restarted(

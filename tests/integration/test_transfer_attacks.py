@@ -6,19 +6,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import stat
-import struct
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import vm_transfers
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput, VmstoreError
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import Settings
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.registry import transfer_class
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.transfer.facts import VmFacts
+from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.transfer_action import run_transfer
+from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.vm_document import parse_vm
+from ansible_collections.granary.vmstore.plugins.module_utils._model.place import Place
+from ansible_collections.granary.vmstore.plugins.module_utils._model.vm import Vm
 from conftest import TENANT
 from refusal import refused
 from vm_transfers import IMAGE, Action, Files
@@ -37,6 +42,8 @@ def frame(kind, length, data=b""):
     send(struct.pack(">cQ", kind, length) + data)
 def entry(path, kind="file", mode=0o644, mtime=1, size=0, data=0, target="", version=0):
     return locals()
+def small():
+    send({"tree": [entry(IMAGE, size=8, data=8)]})
 def finish():
     digest = json.loads(stdin.readline())["position"][2]
     frame(b"E", 32, hashlib.sha256(bytes.fromhex(digest)).digest())
@@ -52,19 +59,19 @@ request = json.loads(stdin.readline())
 FILES = {
     "a path above": "send({'tree': [entry('../x')]})",
     "an absolute path": "send({'tree': [entry('/tmp/x')]})",
-    "another image": "send({'tree': [entry('%s'), entry('f' * 32)]})" % IMAGE,
-    "a hidden name": "send({'tree': [entry('.%s'), entry('%s')]})" % ("a" * 32 + ".part", IMAGE),
-    "a directory as image": "send({'tree': [entry('%s', 'directory')]})" % IMAGE,
-    "only snapshots": "send({'tree': [entry('%s.snap', 'directory')]})" % IMAGE,
-    "snapshots as file": "send({'tree': [entry('%s'), entry('%s.snap')]})" % (IMAGE, IMAGE),
-    "a link out": "send({'tree': [entry('%s', 'link', 0o777, target='../../etc/passwd')]})" % IMAGE,
-    "a link to another file": "send({'tree': [entry('%s', 'link', 0o777, target='other')]})" % IMAGE,
-    "a link to itself": "send({'tree': [entry('%s', 'link', 0o777, target='%s')]})" % (IMAGE, IMAGE),
-    "bits of a set-user-id program": "send({'tree': [entry('%s', mode=0o4755)]})" % IMAGE,
-    "a negative size": "send({'tree': [entry('%s', size=-1)]})" % IMAGE,
-    "a fraction": "send({'tree': [entry('%s', size=1.5)]})" % IMAGE,
-    "a flag": "send({'tree': [entry('%s', size=True, data=True)]})" % IMAGE,
-    "8 EiB": "send({'tree': [entry('%s', size=2**63 - 1, data=2**63 - 1)]})" % IMAGE,
+    "another image": "send({'tree': [entry(IMAGE), entry('f' * 32)]})",
+    "a hidden name": "send({'tree': [entry('.' + 'a' * 32 + '.part'), entry(IMAGE)]})",
+    "a directory as image": "send({'tree': [entry(IMAGE, 'directory')]})",
+    "only snapshots": "send({'tree': [entry(IMAGE + '.snap', 'directory')]})",
+    "snapshots as file": "send({'tree': [entry(IMAGE), entry(IMAGE + '.snap')]})",
+    "a link out": "send({'tree': [entry(IMAGE, 'link', 0o777, target='../../etc/passwd')]})",
+    "a link to another file": "send({'tree': [entry(IMAGE, 'link', 0o777, target='other')]})",
+    "a link to itself": "send({'tree': [entry(IMAGE, 'link', 0o777, target=IMAGE)]})",
+    "bits of a set-user-id program": "send({'tree': [entry(IMAGE, mode=0o4755)]})",
+    "a negative size": "send({'tree': [entry(IMAGE, size=-1)]})",
+    "a fraction": "send({'tree': [entry(IMAGE, size=1.5)]})",
+    "a flag": "send({'tree': [entry(IMAGE, size=True, data=True)]})",
+    "8 EiB": "send({'tree': [entry(IMAGE, size=2**63 - 1, data=2**63 - 1)]})",
     "no file": "send({'tree': []})",
     "no tree": "send({'tree': None})",
     "a list": "send([1, 2])",
@@ -72,18 +79,16 @@ FILES = {
     "no JSON": "send(b'x\\n')",
     "deep JSON": "send(b'[' * 10**6 + b'\\n')",
     "a long number": "send(b'{\"tree\": ' + b'9' * 10**6 + b'}\\n')",
-    "too many files": "send({'tree': [entry('%s.snap', 'directory')] + [entry('%s.snap/%%06d' %% n) for n in range(20000)]})"
-    % (IMAGE, IMAGE),
+    "too many files": "many = [entry('%s.snap/%06d' % (IMAGE, n)) for n in range(20000)]\n"
+    "send({'tree': [entry(IMAGE + '.snap', 'directory'), *many]})",
     "an endless line": "\nwhile True: send(b'x' * (1 << 20))",
     "endless logs": "\nwhile True: send({'log': 'still here'})",
-    "more data than announced": "send({'tree': [entry('%s', size=8, data=8)]})\nframe(b'D', 1 << 40)" % IMAGE,
-    "an unknown frame": "send({'tree': [entry('%s', size=8, data=8)]})\nframe(b'?', 8, b'x' * 8)" % IMAGE,
-    "a wrong digest": "send({'tree': [entry('%s', size=8, data=8)]})\nframe(b'D', 8, b'x' * 8)\nframe(b'E', 32, b'x' * 32)"
-    % IMAGE,
-    "a long failure": "send({'tree': [entry('%s', size=8, data=8)]})\nframe(b'F', 1 << 62)" % IMAGE,
-    "an unknown failure": "send({'tree': [entry('%s', size=8, data=8)]})\nframe(b'F', 22, b'{\"error\": \"SystemExit\"}')"
-    % IMAGE,
-    "a failure of no kind": "send({'tree': [entry('%s', size=8, data=8)]})\nframe(b'F', 4, b'null')" % IMAGE,
+    "more data than announced": "small()\nframe(b'D', 1 << 40)",
+    "an unknown frame": "small()\nframe(b'?', 8, b'x' * 8)",
+    "a wrong digest": "small()\nframe(b'D', 8, b'x' * 8)\nframe(b'E', 32, b'x' * 32)",
+    "a long failure": "small()\nframe(b'F', 1 << 62)",
+    "an unknown failure": "small()\nframe(b'F', 22, b'{\"error\": \"SystemExit\"}')",
+    "a failure of no kind": "small()\nframe(b'F', 4, b'null')",
     "an unknown error": "send({'error': 'KeyboardInterrupt', 'message': 'x'})",
     "an error without fields": "send({'error': 'InvalidInput'})",
     "an error of other fields": "send({'error': 'PartlyDone', 'message': 'x'})",
@@ -92,13 +97,13 @@ FILES = {
 
 #: Lies to a front-end that sends the files of an image.
 POSITIONS = {
-    "a fraction": "{'position': [0, 1.5, '']}",
-    "another fraction": "{'position': [1.0, 1, '']}",
-    "behind the end": "{'position': [0, 10**30, '']}",
-    "no such file": "{'position': [99, 0, '']}",
-    "negative": "{'position': [-1, 0, '']}",
-    "no number": "{'position': ['0', '0', '']}",
-    "infinite": "{'position': [0, float('inf'), '']}",
+    "a fraction": "{'position': [0, 1.5, '00' * 32]}",
+    "another fraction": "{'position': [1.0, 1, '00' * 32]}",
+    "behind the end": "{'position': [0, 10**30, '00' * 32]}",
+    "no such file": "{'position': [99, 0, '00' * 32]}",
+    "negative": "{'position': [-1, 0, '00' * 32]}",
+    "no number": "{'position': ['0', '0', '00' * 32]}",
+    "infinite": "{'position': [0, float('inf'), '00' * 32]}",
     "no digest": "{'position': [1, 0, 'xyz']}",
     "a short digest": "{'position': [1, 0, 'ff']}",
     "nothing": "{}",
@@ -169,7 +174,7 @@ def tree(tmp_path: Path) -> Tree:
 
 def lies(bridges: Any, tree: Tree, name: str, program: str) -> Files:
     """Run an action with a lying host, and require one error and unchanged files of the front-end."""
-    (bridges.root / "liar.py").write_text(f"{LIAR}{program}\nstdin.read()")
+    (bridges.root / "liar.py").write_text(f"IMAGE = {IMAGE!r}{LIAR}{program}\nstdin.read()")
     action = LYING[name]
     tree.prepare(action)
     before = vm_transfers.files(tree.root)
@@ -290,7 +295,7 @@ LAYERS = {
     "a data file": with_data_file,
 }
 #: Actions that read all layers.
-READING = [name for name in ("mvds, local", "cpds, local", "snap_create, local", "snap_delete, local")]
+READING = ("mvds, local", "cpds, local", "snap_create, local", "snap_delete, local")
 
 
 @pytest.mark.parametrize("name", READING)
@@ -303,3 +308,94 @@ def test_layers_that_read_other_files(tree: Tree, change: str, name: str) -> Non
         vm_transfers.run(ACTIONS[name], tree.root)
     found = vm_transfers.files(tree.root)
     assert {path: data for path, data in found.items() if not vm_transfers.KEPT.fullmatch(path)} == before
+
+
+#: Places of disks that no front-end has.
+PLACES = (
+    "-oProxyCommand=touch /tmp/pwned:/one/0/5/disk.0",
+    "h1 -oPort=1:/one/0/5/disk.0",
+    "h1\n:/one/0/5/disk.0",
+    "$(id):/one/0/5/disk.0",
+    "user@h1:/one/0/5/disk.0",
+    "[::1:/one/0/5/disk.0",
+    ":/one/0/5/disk.0",
+    "h1:one/0/5/disk.0",
+    "h1:/one/0/5/../5/disk.0",
+    "h1:/one/0/5/disk.0\n",
+    "h1:/one/0/5/disk.0 x",
+    "h1:/one/0/5/disk.-1",
+    "h1:/one/0/5/disk.",
+    "h1:/one/0/5/disk.x",
+    "h1:/one/0/5/disk.\N{SUPERSCRIPT TWO}",
+    "h1:/one/0/5/disk.01",
+    "h1:/one/0/5/disk." + "9" * 30,
+    "h1:/one/x/5/disk.0",
+    "h1:/one/0/-5/disk.0",
+    "h1:/disk.0",
+    "h1:/" + "a" * 5000,
+)
+IMAGE_PLACE = f"frontend:/one/1/{IMAGE}"
+#: Arguments of actions with a place.
+CALLS: dict[str, Callable[[str], list[str]]] = {
+    "clone": lambda disk: [IMAGE_PLACE, disk],
+    "ln": lambda disk: [IMAGE_PLACE, disk],
+    "mvds": lambda disk: [disk, f"/one/1/{IMAGE}"],
+    "cpds": lambda disk: [disk, f"/one/1/{IMAGE}", "0"],
+    "snap_create": lambda disk: [disk, "0"],
+    "snap_revert": lambda disk: [disk, "0"],
+}
+
+
+@pytest.mark.parametrize("action", CALLS)
+def test_places_of_no_disk(tree: Tree, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
+    """No argument reaches a front-end or a host, because both are unreachable here."""
+    monkeypatch.setenv("ONE_XMLRPC", "http://127.0.0.1:1/RPC2")
+    for disk in PLACES:
+        with refused(InvalidInput):
+            run_transfer(str(tree.root), "ssh", action, [*CALLS[action](disk), "5", "1"])
+
+
+@pytest.mark.parametrize("number", ["-1", "1.5", "", "x", "9" * 30, "1 ", "+1", "\N{ARABIC-INDIC DIGIT ONE}", "1\n"])
+def test_numbers_that_are_none(tree: Tree, number: str) -> None:
+    for action in ("resize", "snap_create", "snap_delete", "snap_revert"):
+        with refused(InvalidInput):
+            run_transfer(str(tree.root), "ssh", action, ["h1:/one/0/5/disk.0", number, "5", "1"])
+
+
+DOCUMENT = """<VM><ID>5</ID><NAME>vm</NAME><STATE>3</STATE><LCM_STATE>3</LCM_STATE><TEMPLATE><DISK><DISK_ID>0</DISK_ID>
+<TYPE>FILE</TYPE><SIZE>{SIZE}</SIZE><ORIGINAL_SIZE>1</ORIGINAL_SIZE><FORMAT>{FORMAT}</FORMAT><SOURCE>/one/1/x</SOURCE>
+</DISK></TEMPLATE><HISTORY_RECORDS><HISTORY><HOSTNAME>h1</HOSTNAME><DS_ID>0</DS_ID><TM_MAD>ssh</TM_MAD>
+<VM_MAD>kvm</VM_MAD><ACTION>0</ACTION></HISTORY></HISTORY_RECORDS></VM>"""
+
+
+class DocumentFacts(VmFacts):
+    def __init__(self, **values: str) -> None:
+        self._document = DOCUMENT.format_map({"SIZE": "1", "FORMAT": "raw", **values}).encode()
+
+    def vm(self, vm_id: int) -> Vm:
+        return parse_vm(self._document, "the test")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({"FORMAT": found} for found in ("raw;rm", "../x", "luks", "raw -o x", "-f", "")),
+        *({"SIZE": found} for found in ("1" + "0" * 18, "9" * 18, str(2**43), str(2**26 + 1), "-1", "1e3", "")),
+    ],
+    ids=str,
+)
+def test_values_of_a_document_that_no_disk_has(tree: Tree, values: dict[str, str]) -> None:
+    action = ACTIONS["clone, ssh raw"]
+    tree.prepare(action)
+    before = vm_transfers.files(tree.root)
+    with refused(InvalidInput):
+        action.work(transfer_class("ssh")(DocumentFacts(**values), Settings()), tree.root)
+    assert vm_transfers.files(tree.root) == before
+
+
+def test_a_disk_does_not_grow_over_all_bounds(tree: Tree) -> None:
+    action = ACTIONS["resize, ssh raw"]
+    tree.prepare(action)
+    driver = transfer_class("ssh")(DocumentFacts(), Settings())
+    with refused(InvalidInput, option="size", says="size: * is not accepted: at most 67108864 MiB are expected."):
+        driver.resize(Place("localhost", f"{tree.root}/{vm_transfers.HOST}"), 2**43, vm_transfers.VM)

@@ -16,9 +16,9 @@ import ansible_process
 import pytest
 import yaml
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
-    CommandFailed,
     Conflict,
     DependencyNotFound,
+    HostUnreachable,
 )
 from documentation import block
 from lab import Lab
@@ -281,4 +281,4 @@ def test_many_vms_of_a_host_are_looked_at_over_one_connection(
 def test_a_host_that_does_not_answer(front_end: Disks) -> None:
     for check in (True, False):
         found = front_end(vm="x", host="no-such-host.invalid", size="1M", check=check)
-        require_failure(found, CommandFailed, names=["no-such-host.invalid"])
+        require_failure(found, HostUnreachable, names=["no-such-host.invalid"])

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
-    CommandFailed,
     Conflict,
     DependencyNotFound,
+    HostUnreachable,
     VmstoreError,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._service.disk.info import vm_disk_info
@@ -125,6 +125,6 @@ def test_a_foreign_file_on_a_host(site: Site, bridges: Any) -> None:
 @pytest.mark.parametrize("check", [True, False])
 def test_a_dead_host_is_a_refusal(site: Site, check: bool) -> None:
     before = site.dump()
-    with refused(CommandFailed, says="The host dead1 can't be used: *."):
+    with refused(HostUnreachable, says="The host dead1 can't be used: *."):
         site.run(check=check, vm="web", host="dead1", image="raw")
     assert site.dump() == before

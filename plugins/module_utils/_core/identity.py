@@ -38,7 +38,7 @@ def owner_of(status: os.stat_result) -> Identity | None:
     if os.geteuid() != 0 or status.st_uid == 0:
         return None
     try:
-        return _identity_of(pwd.getpwuid(status.st_uid))
+        return identity_of(pwd.getpwuid(status.st_uid))
     except KeyError:
         return Identity(status.st_uid, NO_GROUP)
 
@@ -46,12 +46,13 @@ def owner_of(status: os.stat_result) -> Identity | None:
 def user_called(name: str) -> Identity | None:
     """Return the user of this name; ``None`` without an account."""
     try:
-        return _identity_of(pwd.getpwnam(name))
+        return identity_of(pwd.getpwnam(name))
     except KeyError:
         return None
 
 
-def _identity_of(account: pwd.struct_passwd) -> Identity:
+def identity_of(account: pwd.struct_passwd) -> Identity:
+    """Return the user of an account."""
     return Identity(account.pw_uid, account.pw_gid, tuple(os.getgrouplist(account.pw_name, account.pw_gid)))
 
 
@@ -80,4 +81,4 @@ def acting_as(identity: Identity | None) -> Iterator[None]:
         os.setgroups(groups)
 
 
-__all__ = ["Identity", "acting_as", "owner_of", "user_called"]
+__all__ = ["Identity", "acting_as", "identity_of", "owner_of", "user_called"]

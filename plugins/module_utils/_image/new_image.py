@@ -87,8 +87,7 @@ class NewImage:
         path = self.path
         with os_errors(f"write an image in {self.place}"):
             if self.batch is None:
-                self.publish(self.directory, self.final)
-                sync_opened(self.directory)
+                self.publish_durably(self.directory, self.final)
             else:
                 self.batch.add(self)
         return path
@@ -101,6 +100,16 @@ class NewImage:
         """
         self.make_durable()
         self.rename(directory, name)
+
+    def publish_durably(self, directory: int, name: str) -> None:
+        """Publish the image, and make the rename durable. A rename between two directories needs the fsync of both.
+
+        :raises OSError, StaleState: see :meth:`publish`.
+        """
+        self.publish(directory, name)
+        sync_opened(directory)
+        if not os.path.samestat(os.fstat(directory), os.fstat(self.directory)):
+            sync_opened(self.directory)
 
     def make_durable(self) -> None:
         """Set the owner of the image, and write all of the image to the disk.
@@ -182,10 +191,7 @@ def replace_image(
         undo.callback(
             lambda: os.rename(old, name, src_dir_fd=part.directory, dst_dir_fd=directory) if part.done else None
         )
-        part.publish(directory, name)
-        sync_opened(directory)
-        if not os.path.samestat(os.fstat(directory), os.fstat(part.directory)):
-            sync_opened(part.directory)
+        part.publish_durably(directory, name)
         if remove is not None:
             aside.append(new_part_name())
             os.rename(remove, aside[-1], src_dir_fd=part.directory, dst_dir_fd=part.directory)

@@ -231,8 +231,7 @@ def _prepare(disk: OpenDisk, snapshot: int) -> int:
         fill_overlay(files, part, snapshot)
         with os_errors(f"write {files.path(number)}"):
             directory, name = files.place(number)
-            part.publish(directory, name)
-            sync_opened(directory)
+            part.publish_durably(directory, name)
     return number
 
 
@@ -262,8 +261,7 @@ def _copy(disk: OpenDisk, snapshot: int, is_paused: bool) -> None:
             copy_local(source, part.fd)
         with os_errors(f"write {opened.files.path(snapshot)}"):
             directory, name = opened.files.place(snapshot)
-            part.publish(directory, name)
-            sync_opened(directory)
+            part.publish_durably(directory, name)
 
 
 __all__ = [

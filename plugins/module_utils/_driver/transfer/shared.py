@@ -13,7 +13,7 @@ import os
 from ..._core.records import TYPE_CHECKING
 from ..._image.vm_disk import DiskRecord
 from .base import TransferInfo
-from .storing import DISK, MEBIBYTE, StoringDriver
+from .storing import DISK, StoringDriver, size_in_bytes
 
 if TYPE_CHECKING:
     from ..._model.place import Place
@@ -36,7 +36,7 @@ class SharedTransferDriver(StoringDriver):
             record = DiskRecord(disk.path, facts.require_format(), image.path)
             size = facts.size_mb if facts.size_mb > (facts.original_size_mb or 0) else 0
             is_linked = not facts.is_standalone
-        self._run(disk.host, "clone", record, is_linked, size * MEBIBYTE, self.settings.qcow2_options)
+        self._run(disk.host, "clone", record, is_linked, size_in_bytes(size), self.settings.qcow2_options)
 
     def ln(self, image: Place, disk: Place, vm: int) -> None:
         self._run(disk.host, "link", DiskRecord(disk.path, self._facts(disk, vm).require_format(), image.path))

@@ -13,7 +13,7 @@ from ..._core.errors import NotFound, os_errors
 from ..._core.records import TYPE_CHECKING
 from ..._image.image_files import opened_files, owner_like
 from ..._image.layout import checksum_file
-from ..._image.vm_disk import check_image
+from ..._image.vm_disk import check_format, check_image
 from ..._remote.staging import sweep_parts
 from . import hosts
 from .arrival import Arrival
@@ -21,7 +21,7 @@ from .base import TransferInfo
 from .disk_source import disk_source
 from .local_peer import Target
 from .operations import Placement
-from .storing import DISK, MEBIBYTE, StoringDriver
+from .storing import DISK, StoringDriver, size_in_bytes
 
 if TYPE_CHECKING:
     from typing import Any
@@ -44,12 +44,13 @@ class SshTransferDriver(StoringDriver):
             return
         facts = self._facts(disk, vm)
         is_larger = facts.size_mb > (facts.original_size_mb or 0)
-        self._place(image, disk, facts.require_format(), facts.size_mb * MEBIBYTE if is_larger else 0)
+        self._place(image, disk, facts.require_format(), size_in_bytes(facts.size_mb) if is_larger else 0)
 
     def ln(self, image: Place, disk: Place, vm: int) -> None:
         self._place(image, disk, self._facts(disk, vm).require_format(), 0)
 
     def _place(self, image: Place, disk: Place, image_format: str, size: int) -> None:
+        check_format(image_format)
         name = os.path.basename(disk.path)
         placement = Placement(disk.path, os.path.basename(image.path), image_format, size, self._monitor)
         with opened_files(image.path) as files:

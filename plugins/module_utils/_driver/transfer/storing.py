@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 
-from ..._core.errors import Conflict, HostUnreachable, NotFound
+from ..._core.errors import Conflict, HostUnreachable, InvalidInput, NotFound
 from ..._core.records import TYPE_CHECKING
+from ..._image.image_file import LARGEST
+from ..._image.vm_directory import parse_disk_path
 from ..._image.vm_disk import DiskRecord
 from ..._model.vm import DISK_RESIZE, DISK_SNAPSHOT_DELETE, HOTPLUG_SAVEAS
 from . import hosts
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from ..._model.place import Place
     from ..._model.vm import VmDisk
 
+#: Bytes of a MiB, the unit of sizes in facts and arguments.
 MEBIBYTE = 2**20
 
 #: The ways in which a guest stops writing, by the FS_FREEZE of a front-end.
@@ -45,9 +48,12 @@ class StoringDriver(TransferDriver):
     def _facts(self, disk: Place, vm: int) -> VmDisk:
         """Return the facts about a disk.
 
-        :raises NotFound: the VM has no such disk.
+        :raises InvalidInput: the path isn't that of a disk. :raises NotFound: the VM has no such disk.
         """
-        return self.facts.vm(vm).disk(int(os.path.basename(disk.path)[len(DISK) :]))
+        name = parse_disk_path(disk.path, option="disk").name
+        if not name.startswith(DISK):
+            raise InvalidInput("disk", disk.path, "a path that ends in disk.<disk id> is expected")
+        return self.facts.vm(vm).disk(int(name[len(DISK) :]))
 
     def _record(self, disk: Place, vm: int) -> DiskRecord:
         """Return the record of a disk, by which its host recognises the files."""
@@ -145,11 +151,21 @@ class StoringDriver(TransferDriver):
     def resize(self, disk: Place, size_mb: int, vm: int) -> None:
         if self.facts.vm(vm).lcm_state == DISK_RESIZE:
             return  # the hypervisor resizes a disk of a running VM itself
-        self._run(disk.host, "grow", self._record(disk, vm), size_mb * MEBIBYTE)
+        self._run(disk.host, "grow", self._record(disk, vm), size_in_bytes(size_mb))
+
+
+def size_in_bytes(size_mb: int) -> int:
+    """Return the size of a disk in bytes.
+
+    :raises InvalidInput: the size is larger than that of any disk.
+    """
+    if size_mb > LARGEST // MEBIBYTE:
+        raise InvalidInput("size", size_mb, f"at most {LARGEST // MEBIBYTE} MiB are expected")
+    return size_mb * MEBIBYTE
 
 
 def _is_same_host(one: Place, other: Place) -> bool:
     return one.host == other.host or (hosts.is_this_host(one.host) and hosts.is_this_host(other.host))
 
 
-__all__ = ["DISK", "MEBIBYTE", "StoringDriver"]
+__all__ = ["DISK", "StoringDriver", "size_in_bytes"]
