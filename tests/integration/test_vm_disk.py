@@ -16,9 +16,9 @@ import ansible_process
 import pytest
 import yaml
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
-    CommandFailed,
     Conflict,
     DependencyNotFound,
+    HostUnreachable,
 )
 from documentation import block
 from lab import Lab
@@ -84,6 +84,7 @@ def front_end(
         {"name": "base", "datastore": "default", "type": "os", "size": "64M", "format": "qcow2", "fs": "ext4"},
         {"name": "data", "datastore": "default", "type": "datablock", "size": "8M", "persistent": True},
     ]
+    execute("old", "mkdir", "--parents", STORE)
     made = tasks(
         ("datastore", {"name": "system2", "type": "system", "tm_driver": "local"}, False),
         ("image", {"images": images}, False),
@@ -351,3 +352,6 @@ def test_snapshots_and_images_of_a_running_vm(
         assert has(execute, paths[disk], formats[disk], 2)
     execute("hv1", "virsh", "start", "busy")
     execute("hv1", "virsh", "destroy", "busy")
+
+
+        require_failure(found, HostUnreachable, names=["no-such-host.invalid"])
