@@ -14,7 +14,7 @@ from typing import Any
 from ansible_collections.granary.vmstore.plugins.module_utils._core.temporary import new_part_name
 from ansible_collections.granary.vmstore.plugins.module_utils._remote import tree_stream
 from ansible_collections.granary.vmstore.plugins.module_utils._remote.staging import Position, Staging
-from ansible_collections.granary.vmstore.plugins.module_utils._remote.tree import Entry, Source, digest_of
+from ansible_collections.granary.vmstore.plugins.module_utils._remote.tree import Entry, Source, Tree, digest_of
 from ansible_collections.granary.vmstore.plugins.module_utils._remote.tree_peer import TreePeer
 
 
@@ -23,9 +23,12 @@ def announce(*entries: Entry) -> bytes:
     return json.dumps({"tree": [vars(entry) for entry in entries]}).encode() + b"\n"
 
 
-def record(source: Source) -> bytes:
-    """Return all that a sender sends."""
-    tree = source.describe()
+def record(source: Source, tree: Tree | None = None) -> bytes:
+    """Return all that a sender sends.
+
+    :arg tree: an earlier description of the source.
+    """
+    tree = tree or source.describe()
     sent = [announce(*tree)]
     tree_stream.send_data(source, tree, Position(0, 0, digest_of(tree)), lambda data: sent.append(bytes(data)))
     return b"".join(sent)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: opennebula_drivers
-short_description: Install the storage engine as datastore drivers of an OpenNebula front-end
+short_description: Install the storage engine as storage drivers of an OpenNebula front-end
 description:
-  - Installs the storage engine of this collection, and the scripts by which a front-end calls it,
-    C(datastore/<driver>/<action>) in its directory of remotes.
+  - Installs the storage engine of this collection, and the scripts by which a front-end calls the engine. In the
+    directory of remotes, these are C(datastore/<driver>/<action>) for images, and C(tm/<driver>/<action>) for the disks
+    of virtual machines.
   - A script of the same name is replaced. The replaced script is kept outside the remotes, because a front-end copies
     what is there to all hosts. It is not executable, and its name has the date. The README of the role has the way
     back.
@@ -19,6 +20,9 @@ description:
   - Scripts that an older version of this module kept in the remotes are moved there.
   - Scripts and missing directories belong to the owner of the directory around them. No symbolic link in the directory
     of remotes leads root to a directory that isn't that of the link's owner.
+  - The hosts of virtual machines need nothing in their directory of remotes. Each action of a transfer driver opens at
+    most one ssh connection to a host, and sends the engine along. A host needs C(python3), 3.9 or newer, C(qemu-img),
+    and the programs that create file systems.
   - The programs that the drivers run are installed by the role P(granary.vmstore.opennebula_drivers#role).
   - The engine before stays until the engine after the new one is installed, for the actions that are under way.
 author:
@@ -55,11 +59,23 @@ options:
     type: path
     default: /usr/bin/python3
   names:
-    description: The drivers to install.
+    description: The datastore drivers to install.
     type: list
     elements: str
     choices: [fs, virtiofs]
     default: [fs, virtiofs]
+  tm_names:
+    description:
+      - The transfer drivers to install. V(qcow2) is another name of V(shared).
+      - The scripts of V(shared) and V(qcow2) also have the names C(<action>.ssh) and C(<action>.local). A front-end
+        calls these for a system datastore with that driver.
+      - The front-end keeps its own scripts for all other actions, such as C(premigrate) and C(prebackup). These scripts
+        work with the same files.
+      - Use V([]) to keep all of the front-end's own transfer drivers.
+    type: list
+    elements: str
+    choices: [ssh, local, shared, qcow2, virtiofs]
+    default: [ssh, local, shared, qcow2, virtiofs]
 seealso:
   - module: granary.vmstore.datastore
 """
@@ -72,6 +88,7 @@ EXAMPLES = r"""
   granary.vmstore.opennebula_drivers:
     remotes: /srv/one/remotes
     names: [virtiofs]
+    tm_names: []
 """
 
 RETURN = r"""

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ import yaml
 from lab import Lab
 from lab.guests import Guest
 from running_disks import LIBRARY, STORE, Machine
+from transfer_cluster import Cluster, running_cluster
 
 HERE = Path(__file__).parent
 ANSIBLE = Path(sys.executable).with_name("ansible")
@@ -416,4 +418,11 @@ def bridges(tmp_path: Path) -> Iterator[Bridges]:
 def shared_bridges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridges]:
     """Run the same bridges for all tests of a file."""
     with running_bridges(tmp_path_factory.mktemp("shared") / "bridged") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Return a front-end with installed transfer drivers, and three hosts, for all tests of a file."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="cluster-") as root, running_cluster(Path(root)) as found:
         yield found

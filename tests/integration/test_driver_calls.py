@@ -33,7 +33,7 @@ import pytest
 
 CALLS = {
     path.stem.removeprefix("datastore-fs-"): json.loads(path.read_text())
-    for path in sorted((Path(__file__).parent / "driver_calls").glob("*.json"))
+    for path in sorted((Path(__file__).parent / "driver_calls").glob("datastore-fs-*.json"))
 }
 MIB = 2**20
 OWNER = (999, 995)

@@ -17,6 +17,11 @@ import pytest
 
 ROLE = Path(__file__).parents[2] / "roles" / "opennebula_drivers"
 ACTIONS = sorted("clone cp export increment_flatten mkfs monitor rm snap_delete snap_flatten snap_revert stat".split())
+TRANSFERS = (
+    "clone ln mvds cpds mv snap_create snap_create_live snap_delete snap_revert context delete mkimage mkswap resize"
+).split()
+#: Names of each action in mixed mode.
+MIXED = [f"{action}.{system}" for action in TRANSFERS for system in ("ssh", "local")]
 
 
 def count_changes(output: str) -> int:
@@ -36,6 +41,35 @@ def test_the_drivers_are_there(driver_scripts: Path) -> None:
         found = sorted((driver_scripts / "datastore" / name).iterdir())
         assert [path.name for path in found] == ACTIONS
         assert {oct(stat.S_IMODE(path.stat().st_mode)) for path in found} == {"0o755"}
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("ssh", TRANSFERS),
+        ("local", TRANSFERS),
+        ("shared", [*TRANSFERS, *MIXED]),
+        ("qcow2", [*TRANSFERS, *MIXED]),
+        ("virtiofs", TRANSFERS),
+    ],
+)
+def test_the_transfer_drivers_are_there(driver_scripts: Path, name: str, names: list[str]) -> None:
+    found = sorted((driver_scripts / "tm" / name).iterdir())
+    assert [path.name for path in found] == sorted(names)
+    assert {(oct(path.stat().st_mode), path.read_bytes()) for path in found} == {
+        ("0o100755", (driver_scripts / "datastore" / "fs" / "cp").read_bytes())
+    }
+
+
+def test_a_front_end_can_keep_its_own_transfer_drivers(
+    drivers_play: Callable[..., str], remotes: Path, programs: Path
+) -> None:
+    (remotes / "tm" / "ssh").mkdir()
+    (remotes / "tm" / "ssh" / "clone").write_text("the front-end's own\n")
+    kept = ["-e", '{"opennebula_drivers_tm_names": []}']
+    drivers_play(remotes, *kept, library=programs.parent / "library")
+    assert [path.name for path in (remotes / "tm").rglob("*")] == ["ssh", "clone"]
+    assert (remotes / "tm" / "ssh" / "clone").read_text() == "the front-end's own\n"
 
 
 def test_a_second_run_changes_nothing(driver_scripts: Path, drivers_play: Callable[..., str]) -> None:
@@ -149,17 +183,20 @@ def test_a_directory_that_others_can_change_keeps_nothing(
 
 
 def test_the_way_back_in_the_readme(drivers_play: Callable[..., str], remotes: Path, programs: Path) -> None:
-    """The commands restore the front-end's newest script of each action."""
+    """The commands restore the front-end's newest script of each action, and leave no script of ours."""
     own = {
-        "fs": {"cp": "#!/bin/sh\necho cp\n", "stat": "#!/bin/sh\necho stat\n"},
-        "virtiofs": {"cp": "#!/bin/sh\necho virtiofs\n"},
+        "datastore/fs": {"cp": "#!/bin/sh\necho cp\n", "stat": "#!/bin/sh\necho stat\n"},
+        "datastore/virtiofs": {"cp": "#!/bin/sh\necho virtiofs\n"},
+        "tm/shared": {"clone": "#!/bin/sh\necho clone\n", "clone.ssh": "#!/bin/sh\n", "monitor": "#!/bin/sh\n"},
     }
     owner = remotes.stat().st_uid
     for name, scripts in own.items():
-        (remotes / "datastore" / name).mkdir()
-        os.chown(remotes / "datastore" / name, owner, owner)
+        (remotes / name).mkdir()
+        os.chown(remotes / name, owner, owner)
         for action, text in scripts.items():
-            (remotes / "datastore" / name / action).write_text(text)
+            (remotes / name / action).write_text(text)
+            (remotes / name / action).chmod(0o755)
+            os.chown(remotes / name / action, owner, owner)
     (remotes / "datastore" / "fs" / "cp.2025-01-02@03:04:05~").write_text("older\n")
     drivers_play(remotes, library=programs.parent / "library")
     way = (ROLE / "README.md").read_text().partition("## The way back")[2]
@@ -171,10 +208,15 @@ def test_the_way_back_in_the_readme(drivers_play: Callable[..., str], remotes: P
     ):
         block = block.replace(default, str(here))
     subprocess.run(["sh", "-ec", block], check=True)
-    for name, scripts in own.items():
-        for action, text in scripts.items():
-            path = remotes / "datastore" / name / action
-            assert (path.read_text(), path.stat().st_uid, oct(path.stat().st_mode)) == (text, owner, "0o100755")
+    assert {
+        path.relative_to(remotes): (path.read_text(), path.stat().st_uid, oct(path.stat().st_mode))
+        for path in remotes.rglob("*")
+        if path.is_file()
+    } == {
+        Path(name, action): (text, owner, "0o100755")
+        for name, scripts in own.items()
+        for action, text in scripts.items()
+    }
 
 
 def test_another_engine_leaves_nothing_of_the_one_before(
@@ -338,7 +380,7 @@ def test_a_library_that_others_can_change_is_refused(
         for arguments in (["--check"], []):
             assert "only root can change" in drivers_play(remotes, *arguments, library=library, fails=True)
     assert sorted(os.listdir(remotes)) == ["datastore", "tm"]
-    assert os.listdir(remotes / "datastore") == os.listdir(shared) == []
+    assert os.listdir(remotes / "datastore") == os.listdir(remotes / "tm") == os.listdir(shared) == []
 
 
 INSTALL = """
@@ -353,7 +395,7 @@ done = 0
 for number in range(60):
     try:
         options = {"remotes": sys.argv[1], "library": sys.argv[2], "kept": sys.argv[3]}
-        options.update(python=sys.executable, names=["fs"])
+        options.update(python=sys.executable, names=["fs"], tm_names=[])
         OpennebulaDriversService(options, engine_sources(entry.__name__)).converge()
         done += 1
     except VmstoreError:

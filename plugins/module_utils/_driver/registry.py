@@ -23,6 +23,10 @@ DATASTORE_DRIVERS = ("fs", "virtiofs")
 SHARED_TRANSFER_DRIVERS = ("shared", "qcow2")
 TRANSFER_DRIVERS = ("ssh", "local", *SHARED_TRANSFER_DRIVERS, "virtiofs")
 
+#: The transfer drivers of system datastores that can have disks of images on shared storage (spec: storage-driver,
+#: "Mixed Transfer modes").
+MIXED_SYSTEM_DRIVERS = ("ssh", "local")
+
 
 def driver_class(name: str | None, *, is_bridged: bool = False) -> type[DatastoreDriver]:
     """Return the class of the datastore driver ``name``. System datastores have ``None`` for a name.
@@ -60,8 +64,7 @@ def class_for(datastore: Datastore) -> type[DatastoreDriver]:
 def transfer_class(name: str, system_driver: str | None = None) -> type[TransferDriver]:
     """Return the class of the transfer driver ``name``.
 
-    :arg system_driver: the transfer driver of the system datastore, in mixed mode (spec: storage-driver, "Mixed
-        Transfer modes").
+    :arg system_driver: the transfer driver of the system datastore, in mixed mode.
     :raises InvalidInput: there is no driver of this name.
     """
     if name == "virtiofs":
@@ -72,7 +75,7 @@ def transfer_class(name: str, system_driver: str | None = None) -> type[Transfer
         from .transfer.ssh import SshTransferDriver
 
         return SshTransferDriver
-    if name == "local" or (name in SHARED_TRANSFER_DRIVERS and system_driver in ("ssh", "local")):
+    if name == "local" or (name in SHARED_TRANSFER_DRIVERS and system_driver in MIXED_SYSTEM_DRIVERS):
         from .transfer.local import LocalTransferDriver
 
         return LocalTransferDriver
@@ -81,6 +84,14 @@ def transfer_class(name: str, system_driver: str | None = None) -> type[Transfer
 
         return SharedTransferDriver
     raise InvalidInput("tm_driver", name, f"one of {', '.join(TRANSFER_DRIVERS)} is expected")
+
+
+def transfer_scripts(name: str) -> tuple[str, ...]:
+    """Return the names of the scripts of a transfer driver. In mixed mode, a name is ``<action>.<system driver>``."""
+    from .transfer.base import TRANSFER_ACTIONS
+
+    system_drivers = MIXED_SYSTEM_DRIVERS if name in SHARED_TRANSFER_DRIVERS else ()
+    return (*TRANSFER_ACTIONS, *(f"{action}.{driver}" for driver in system_drivers for action in TRANSFER_ACTIONS))
 
 
 def new_driver(datastore: Datastore, **options: Any) -> DatastoreDriver:
@@ -94,10 +105,12 @@ def new_driver(datastore: Datastore, **options: Any) -> DatastoreDriver:
 
 __all__ = [
     "DATASTORE_DRIVERS",
+    "MIXED_SYSTEM_DRIVERS",
     "SHARED_TRANSFER_DRIVERS",
     "TRANSFER_DRIVERS",
     "class_for",
     "driver_class",
     "new_driver",
     "transfer_class",
+    "transfer_scripts",
 ]

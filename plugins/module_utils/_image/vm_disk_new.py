@@ -56,9 +56,9 @@ def clone_image(
         raise InvalidInput("format", record.format, "qcow2 is expected for a disk of layers")
     with (
         opened_files(image) as source,
+        opened_image_data(source, record.format) as reads,  # first, because a missing image creates no directory
         locked_disk(path, doing="clone", create=True, deadline=deadline) as directory,
         new_image(directory, owner=owner_like(directory)) as part,
-        opened_image_data(source, record.format) as reads,
     ):
         first = next(iter(reads))
         wanted = max(size or 0, disk_size(first, record.format, image))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from .._core.errors import TransferFailed, VmstoreError
 from .._core.records import TYPE_CHECKING
@@ -30,6 +30,9 @@ SEGMENT_END, FAILURE = b"S", b"F"
 
 #: Data of a segment in bytes. After a broken connection, less than this is sent again.
 SEGMENT = 64 << 20
+
+#: Bytes of a block in which zeros are searched: the smallest block of usual file systems.
+BLOCK = 4096
 
 #: Upper bound of an error of the sender in bytes.
 LONGEST_FAILURE = 64 << 10
@@ -75,6 +78,17 @@ def send_failure(error: Exception, write: Callable[[bytes], object]) -> None:
     write(FRAME.pack(FAILURE, len(message)) + message)
 
 
+def _without_zeros(descriptor: int, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield the parts of ranges that aren't zeros. Allocated storage without data is a hole until a program reads it
+    (lseek(2) of ext4 and XFS). So a file can have more data than a moment ago, though nobody wrote to it.
+    """
+    for begin, end in ranges:
+        for position in range(begin, end, BLOCK):
+            length = min(BLOCK, end - position)
+            if os.pread(descriptor, length, position).strip(b"\0"):
+                yield position, position + length
+
+
 class _Sender:
     def __init__(self, source: Source, write: Callable[[memoryview | bytes], object], position: Position) -> None:
         self._source = source
@@ -86,8 +100,11 @@ class _Sender:
 
     def send_file(self, entry: Entry, start: int) -> None:
         with self._source.opened(entry) as descriptor:
+            ranges = list(extents(descriptor, entry.size, start))
+            if sum(end - begin for begin, end in ranges) > entry.data:
+                ranges = list(_without_zeros(descriptor, ranges))
             position = start
-            for begin, end in extents(descriptor, entry.size, start):
+            for begin, end in ranges:
                 self._skip(begin - position)
                 self._send_range(descriptor, begin, end, entry)
                 position = end

@@ -110,7 +110,8 @@ def describe_failure(error: Exception) -> dict[str, object]:
     if isinstance(error, InvalidInput):
         return {"error": type(error).__name__, "about": [error.option, error.value, error.accepted]}
     if isinstance(error, VmstoreError):
-        return {"error": type(error).__name__, "message": str(error)}
+        known = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in ERRORS)
+        return {"error": known, "message": str(error)}
     return {"error": "CommandFailed", "message": f"The action failed: {type(error).__name__}: {error}"}
 
 

@@ -65,6 +65,24 @@ def test_a_tree_with_holes(source: Source, target: Path) -> None:
     assert (target / "b").read_bytes() == b"small"
 
 
+def test_allocated_storage_that_another_program_reads_meanwhile(target: Path, tmp_path: Path) -> None:
+    """lseek(2) reports such storage as data after it was read."""
+    (directory := tmp_path / "source").mkdir()
+    with (directory / "a").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 4 * MIB)
+        file.write(RANDOM[:8192])
+        os.fsync(file.fileno())
+    descriptor = os.open(directory, os.O_RDONLY)
+    source = Source(descriptor, str(directory), {"a": "a"})
+    tree = source.describe()
+    (directory / "a").read_bytes()
+    assert tree[0].data == 8192 < source.describe()[0].data
+    assert digest_of(tree) == digest_of(source.describe())
+    receive(record(source, tree), target)
+    os.close(descriptor)
+    assert (target / "a").read_bytes() == RANDOM[:8192] + bytes(4 * MIB - 8192)
+
+
 def test_old_and_outdated_files_disappear(source: Source, target: Path) -> None:
     (target / "a" / "inner").mkdir(parents=True)
     (target / "b").symlink_to("/etc/passwd")

@@ -25,6 +25,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._image.inventory i
     StoredImage,
     StoredSnapshot,
 )
+from ansible_collections.granary.vmstore.plugins.module_utils._remote.tree_stream import BadData
 from ansible_collections.granary.vmstore.plugins.module_utils._remote.wire import (
     decode,
     describe_failure,
@@ -140,6 +141,12 @@ def test_a_bridge_can_not_act_on_a_terminal() -> None:
     answer = answer_to("cp", json.dumps({"error": "NoSpace", "message": "a\x1b[31m\nb"}).encode())
     assert answer["error"].__class__ is errors.NoSpace
     assert str(answer["error"]) == "On the bridge h1: a?[31m?b"
+
+
+def test_an_error_of_a_class_of_one_module_arrives_as_its_base_class() -> None:
+    answer = encode(describe_failure(BadData("The digests differ.")))
+    with refused(errors.TransferFailed, says="On the bridge h1: The digests differ."):
+        raise answer_to("cp", answer)["error"]
 
 
 def test_an_error_of_a_host_behind_another_one() -> None:

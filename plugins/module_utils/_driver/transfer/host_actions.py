@@ -168,14 +168,15 @@ class HostActions:
             remove_directory_at(system, parsed)
 
     def move_directory(self, path: str, target: str, monitor: str | None) -> None:
-        """Move a VM directory to another system datastore of this host."""
+        """Move a VM directory to another system datastore of this host, unless an earlier run has moved it."""
         parsed = parse_disk_path(target, directory=True)
-        with _opened_directory(path) as (origin, system):
-            _mark_for_monitoring(parsed, monitor)  # a repeated call doesn't get here after the move
-            if not _rename_directory(origin, system, parsed):
-                source = Source(system, origin.datastore, {str(origin.vm): str(parsed.vm)})
-                HostActions(LocalSender(source), self._log, self._push).receive_directory(target, None)
-                remove_directory_at(system, origin)
+        if self.has_directory(path) or not self.has_directory(target):
+            with _opened_directory(path) as (origin, system):
+                if not _rename_directory(origin, system, parsed):
+                    source = Source(system, origin.datastore, {str(origin.vm): str(parsed.vm)})
+                    HostActions(LocalSender(source), self._log, self._push).receive_directory(target, None)
+                    remove_directory_at(system, origin)
+        _mark_for_monitoring(parsed, monitor)
 
     def has_directory(self, path: str) -> bool:
         """Return whether a VM directory exists."""

@@ -7,32 +7,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..._core.errors import HostUnreachable
 from ..._model.place import Place
 from ..._remote.session import Session
-from ..._remote.transfer import Route, pull_tree, push_tree
+from ..._remote.transfer import Route, pull_tree
 from ..._remote.tree import Source
+from . import protocol, remote
 from .host_actions import HostActions
 from .local_peer import LocalReceiver, LocalSender, Target
 from .operations import KINDS, OPERATIONS
-
-if TYPE_CHECKING:
-    # Ansible sends a module together with the files that the source imports. Without this import, PROGRAM is missing.
-    from . import protocol  # noqa: F401
+from .remote import Log, request
 
 #: Upper bound of the time of a quick operation in seconds.
 QUICK = 60.0
 
 #: Names and addresses of this host, beside its own name.
 LOCAL = ("localhost", "127.0.0.1", "::1")
-
-#: The module that a host runs.
-PROGRAM = f"{__package__}.protocol"
-
-Log = Callable[[str], object]
 
 
 def is_this_host(host: str) -> bool:
@@ -50,11 +42,11 @@ def run(host: str, action: str, *arguments: Any, log: Log) -> Any:
     if is_this_host(host):
         return getattr(HostActions(None, log, push), action)(*arguments)
     operation = OPERATIONS[action]
-    with Session(host, kind="host", module=PROGRAM, log=log) as session:
+    with Session(host, kind="host", module=protocol.__name__, log=log) as session:
         refusal = session.handshake()
         if refusal is not None:
             raise HostUnreachable(f"{action} needs the host {host}, which can't be used: {refusal}.")
-        return session.ask(action, operation, _request(action, arguments), kinds=KINDS, timeout=QUICK)
+        return session.ask(action, operation, request(action, arguments), kinds=KINDS, timeout=QUICK)
 
 
 def push(host: str, action: str, *arguments: Any, source: Source, log: Log) -> Any:
@@ -64,8 +56,7 @@ def push(host: str, action: str, *arguments: Any, source: Source, log: Log) -> A
     """
     if is_this_host(host):
         return getattr(HostActions(LocalSender(source), log, push), action)(*arguments)
-    route = Route(host, PROGRAM, log)
-    return push_tree(route, action, OPERATIONS[action], _request(action, arguments), source, kinds=KINDS)
+    return remote.push(host, action, *arguments, source=source, log=log)
 
 
 def pull(host: str, action: str, *arguments: Any, target: Target, log: Log) -> Any:
@@ -73,10 +64,10 @@ def pull(host: str, action: str, *arguments: Any, target: Target, log: Log) -> A
     if is_this_host(host):
         return getattr(HostActions(LocalReceiver(target), log, push), action)(*arguments)
     return pull_tree(
-        Route(host, PROGRAM, log),
+        Route(host, protocol.__name__, log),
         action,
         OPERATIONS[action],
-        _request(action, arguments),
+        request(action, arguments),
         target.directory,
         target.commit,
         kinds=KINDS,
@@ -97,10 +88,6 @@ def receive_directory(origin: Place, path: str, monitor: str | None, *, log: Log
             pull(origin.host, "send_directory", origin.path, os.path.basename(path), target=target, log=log)
 
     HostActions(Sender, log, push).receive_directory(path, monitor)
-
-
-def _request(action: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
-    return {"action": action, "arguments": arguments, "named": {}, "size": None}
 
 
 __all__ = ["is_this_host", "pull", "push", "receive_directory", "run"]

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from ..._remote import serve as serving
 from ..._remote.tree_peer import open_peer
-from . import hosts
+from . import remote
 from .host_actions import HostActions
 from .operations import KINDS, OPERATIONS
 
@@ -22,7 +22,7 @@ def serve(stdin: IO[bytes]) -> None:
 
 
 def _begin(request: serving.Request, peer: Any, log: Callable[[str], object]) -> serving.Handlers:
-    actions = HostActions(peer, log, hosts.push)
+    actions = HostActions(peer, log, remote.push)
     return {name: getattr(actions, name) for name in OPERATIONS}, bool
 
 

@@ -16,7 +16,8 @@ from ..._core.paths import absolute
 from ..._core.records import TYPE_CHECKING
 from ..._driver.registry import TRANSFER_DRIVERS, transfer_class
 from ..._driver.transfer.base import TRANSFER_ACTIONS
-from ..._model.place import parse_place
+from ..._image.vm_directory import parse_disk_path
+from ..._model.place import Place, parse_place
 from .output import log
 
 if TYPE_CHECKING:
@@ -42,6 +43,26 @@ def _read_snapshot(option: str, text: str) -> int | None:
     return None if text == "-1" else _read_number(option, text)
 
 
+def _read_disk(option: str, text: str) -> Place:
+    """Return the place of a disk of a VM.
+
+    :raises InvalidInput: the argument is another one.
+    """
+    place = parse_place(option, text)
+    parse_disk_path(place.path, option=option)
+    return place
+
+
+def _read_disk_or_directory(option: str, text: str) -> Place:
+    """Return the place of a disk of a VM, or of the directory of a VM.
+
+    :raises InvalidInput: the argument is another one.
+    """
+    place = parse_place(option, text)
+    parse_disk_path(place.path, option=option, directory=True)
+    return place
+
+
 def _read_text(_option: str, text: str) -> str:
     return text
 
@@ -49,7 +70,7 @@ def _read_text(_option: str, text: str) -> str:
 #: The arguments of each action by name, each with the function that reads the argument. The last argument of the
 #: contract, the id of the datastore, isn't passed to the driver.
 _VM: dict[str, Callable[[str, str], Any]] = {"vm_id": _read_number, "ds_id": _read_number}
-_DISK: dict[str, Callable[[str, str], Any]] = {"host:disk": parse_place}
+_DISK: dict[str, Callable[[str, str], Any]] = {"host:disk": _read_disk}
 _SNAPSHOT: dict[str, Callable[[str, str], Any]] = {**_DISK, "snapshot_id": _read_number, **_VM}
 _IMAGE: dict[str, Callable[[str, str], Any]] = {"frontend:image": parse_place, **_DISK, **_VM}
 ARGUMENTS: Mapping[str, Mapping[str, Callable[[str, str], Any]]] = {
@@ -57,13 +78,13 @@ ARGUMENTS: Mapping[str, Mapping[str, Callable[[str, str], Any]]] = {
     "ln": _IMAGE,
     "mvds": {**_DISK, "image": absolute, **_VM},
     "cpds": {**_DISK, "image": absolute, "snapshot_id": _read_snapshot, **_VM},
-    "mv": {"source_host:path": parse_place, "target_host:path": parse_place, **_VM},
+    "mv": {"source_host:path": _read_disk_or_directory, "target_host:path": _read_disk_or_directory, **_VM},
     "snap_create": _SNAPSHOT,
     "snap_create_live": _SNAPSHOT,
     "snap_delete": _SNAPSHOT,
     "snap_revert": _SNAPSHOT,
     "context": {**_DISK, **_VM},
-    "delete": {"host:path": parse_place, **_VM},
+    "delete": {"host:path": _read_disk_or_directory, **_VM},
     "mkimage": {"size": _read_number, "format": _read_text, **_DISK, **_VM},
     "mkswap": {"size": _read_number, **_DISK, **_VM},
     "resize": {**_DISK, "size": _read_number, **_VM},

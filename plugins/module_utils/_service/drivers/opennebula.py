@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The storage engine as datastore drivers of a front-end (spec: storage-driver, "Datastore Drivers Structure").
+"""The storage engine as datastore drivers and transfer drivers of a front-end (spec: storage-driver, "Datastore Drivers
+Structure", "TM Drivers Structure").
 
 The engine is in a directory that is named after its content. The link ``current`` leads to the engine in use. The
 scripts in the directory of remotes, which belongs to the front-end's user, only start the engine.
@@ -17,7 +18,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..._core.arguments import ArgumentSpec
@@ -28,6 +29,7 @@ from ..._core.files import write_atomic
 from ..._core.paths import absolute
 from ..._core.plan import Action, Plan
 from ..._driver.info import CONTRACT_ACTIONS
+from ..._driver.registry import DATASTORE_DRIVERS, TRANSFER_DRIVERS, transfer_scripts
 from ..._host.made_directory import open_or_make, require_only_root
 from ..._remote.engine import ENGINE
 from ..service import Service
@@ -35,13 +37,19 @@ from .helper_functions import plan_helper_functions
 from .installed_script import is_installed, put_script
 from .kept_scripts import MARK, KeptScripts, find_older
 
+
+def _names(drivers: Sequence[str]) -> dict[str, Any]:
+    return {"type": "list", "elements": "str", "choices": list(drivers), "default": list(drivers)}
+
+
 OPENNEBULA_DRIVERS_SPEC = ArgumentSpec(
     {
         "remotes": {"type": "path", "default": "/var/lib/one/remotes"},
         "library": {"type": "path", "default": "/usr/local/lib/granary-vmstore"},
         "kept": {"type": "path", "default": "/var/lib/granary-vmstore/kept"},
         "python": {"type": "path", "default": "/usr/bin/python3"},
-        "names": {"type": "list", "elements": "str", "choices": ["fs", "virtiofs"], "default": ["fs", "virtiofs"]},
+        "names": _names(DATASTORE_DRIVERS),
+        "tm_names": _names(TRANSFER_DRIVERS),
     }
 )
 
@@ -82,7 +90,10 @@ class OpennebulaDriversService(Service):
         self.remotes = absolute("remotes", options["remotes"])
         self.library = absolute("library", options["library"])
         self.kept = absolute("kept", options["kept"])
-        self.names: list[str] = options["names"]
+        self.drivers = {
+            **{f"datastore/{name}": tuple(CONTRACT_ACTIONS) for name in options["names"]},
+            **{f"tm/{name}": transfer_scripts(name) for name in options["tm_names"]},
+        }
         python = absolute("python", options["python"])
         if re.search(r"\s", python):
             raise InvalidInput("python", python, "a path without blanks is expected")
@@ -105,8 +116,8 @@ class OpennebulaDriversService(Service):
         plan = Plan({"engine": self._in_library(self.version)})
         self._check_remotes()
         self._plan_engine(plan)
-        for name in self.names:
-            self._plan_driver(plan, name)
+        for name, scripts in self.drivers.items():
+            self._plan_driver(plan, os.path.join(self.remotes, name), scripts)
         plan_helper_functions(plan, self.remotes, self.kept)
         return plan
 
@@ -190,8 +201,12 @@ class OpennebulaDriversService(Service):
                         f"{missing}."
                     ) from error
 
-    def _plan_driver(self, plan: Plan, name: str) -> None:
-        path = os.path.join(self.remotes, "datastore", name)
+    def _plan_driver(self, plan: Plan, path: str, scripts: Sequence[str]) -> None:
+        """Plan the scripts of one driver.
+
+        :arg path: the directory of the driver.
+        :arg scripts: their names.
+        """
         found: dict[str, bool] = {}
         older: list[str] = []
         with (
@@ -200,9 +215,9 @@ class OpennebulaDriversService(Service):
             opened_directory(path, option="remotes") as descriptor,
         ):
             there = os.listdir(descriptor_path(descriptor))
-            found = {action: self._is_right(descriptor, action) for action in CONTRACT_ACTIONS if action in there}
-            older = find_older(there, CONTRACT_ACTIONS)
-        wrong = [action for action in CONTRACT_ACTIONS if not found.get(action)]
+            found = {action: self._is_right(descriptor, action) for action in scripts if action in there}
+            older = find_older(there, scripts)
+        wrong = [action for action in scripts if not found.get(action)]
         kept = KeptScripts(self.kept, path)
         if older or any(action in found for action in wrong):
             with os_errors(f"look at the directory {self.kept}"):
@@ -214,7 +229,7 @@ class OpennebulaDriversService(Service):
             )
         if wrong:
             before = [action for action in wrong if action in found]
-            record = functools.partial(self._install_driver, path, kept)
+            record = functools.partial(self._install_driver, path, kept, scripts)
             plan.actions.append(
                 Action("install driver", path, {"replaced": before} if before else None, {"installed": wrong}, record)
             )
@@ -227,7 +242,7 @@ class OpennebulaDriversService(Service):
     def _is_right(self, directory: int, action: str) -> bool:
         return is_installed(directory, action, self.script, SCRIPT_MODE)
 
-    def _install_driver(self, path: str, kept: KeptScripts) -> None:
+    def _install_driver(self, path: str, kept: KeptScripts, scripts: Sequence[str]) -> None:
         """Install the scripts of one driver.
 
         The scripts belong to the owner of their directory. A different script in their place is kept elsewhere.
@@ -235,7 +250,7 @@ class OpennebulaDriversService(Service):
         with os_errors(f"install the drivers in {path}"):
             descriptor = open_or_make(path, 0o755)
             try:
-                for action in CONTRACT_ACTIONS:
+                for action in scripts:
                     if not self._is_right(descriptor, action):
                         kept.keep(descriptor, action)
                         put_script(descriptor, action, self.script, SCRIPT_MODE)
