@@ -284,7 +284,7 @@ def test_many_vms_of_a_host_are_looked_at_over_one_connection(
 def test_a_host_that_does_not_answer(front_end: Disks) -> None:
     for check in (True, False):
         found = front_end(vm="x", host="no-such-host.invalid", size="1M", check=check)
-        require_failure(found, CommandFailed, names=["no-such-host.invalid"])
+        require_failure(found, HostUnreachable, names=["no-such-host.invalid"])
 
 
 def write(execute: Execute, domain: str, device: int, byte: int) -> None:
@@ -352,6 +352,3 @@ def test_snapshots_and_images_of_a_running_vm(
         assert has(execute, paths[disk], formats[disk], 2)
     execute("hv1", "virsh", "start", "busy")
     execute("hv1", "virsh", "destroy", "busy")
-
-
-        require_failure(found, HostUnreachable, names=["no-such-host.invalid"])
