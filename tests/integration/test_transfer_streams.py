@@ -354,8 +354,8 @@ class Proxy:
 def proxy(shared_bridges: Any) -> Iterator[Callable[..., Proxy]]:
     made: list[Proxy] = []
 
-    def make(limits: list[int | None], **options: bool) -> Proxy:
-        made.append(Proxy(shared_bridges.port, limits, **options))
+    def make(limits: list[int | None], *, to_server: bool, is_silent: bool = False) -> Proxy:
+        made.append(Proxy(shared_bridges.port, limits, to_server=to_server, is_silent=is_silent))
         return made[-1]
 
     yield make

@@ -140,8 +140,9 @@ def _read_session(path: str) -> str:
     :raises FileAccessFailed, PathNotAllowed: the file can't be read.
     """
     with os_errors(f"read {path}, which has the user and the password for the front-end"):
-        with opened_parent(path, option=AUTHENTICATION) as (directory, name), opened_file_at(directory, name) as file:
-            data = os.read(file, LONGEST_SESSION + 1)
+        with opened_parent(path, option=AUTHENTICATION) as (directory, name):
+            with opened_file_at(directory, name) as file:
+                data = os.read(file, LONGEST_SESSION + 1)
     # An error of the codec would show the password.
     session = data.decode(errors="replace").rstrip("\r\n")
     user, colon, password = session.partition(":")

@@ -219,7 +219,7 @@ def test_a_rotation_that_was_stopped_goes_on(manage: Manage, ssh: Path, step: in
     steps: list[Callable[[], object]] = [
         lambda: os.link(ssh / "id_ed25519", ssh / ".id_ed25519.previous"),
         lambda: (ssh / "id_ed25519_sk").symlink_to(".id_ed25519.previous"),
-        lambda: (ssh / "id_ed25519.pub").unlink(),
+        (ssh / "id_ed25519.pub").unlink,
         lambda: (ssh / ".id_ed25519.next").rename(ssh / "id_ed25519"),
     ]
     for act in steps[:step]:
