@@ -272,7 +272,7 @@ class FaultWalker(_Walker):
             total = self._once(datastore, work, check, prepare, ops, None, 0)[0]
             injected = 0
             for first, number in enumerate(errnos):
-                for nth in range(1 + first % stride, total + 1, stride):
+                for nth in range(1 + first * stride // len(errnos), total + 1, stride):
                     hits = self._once(datastore, work, check, prepare, ops, nth, number)[1]
                     if not hits:
                         break

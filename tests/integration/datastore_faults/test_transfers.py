@@ -21,7 +21,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 from simulated_datastore.testing import CrashWalker, FaultWalker, KillWalker, SimulatedDatastore
 from vm_transfers import Action, Files
 
-STRIDE = int(os.environ.get("TRANSFER_STRIDE", "17"))
+STRIDE = int(os.environ.get("TRANSFER_STRIDE", "29"))
 ACTIONS = vm_transfers.actions("localhost", "localhost")
 
 
@@ -74,7 +74,9 @@ def test_each_write_fails_once(walk: Walk, walk_faults: FaultWalker, report: Cal
             assert isinstance(raised, VmstoreError), repr(raised)
         walk.again(mount)
 
-    injected = walk_faults(walk.work, check, prepare=walk.prepare, stride=STRIDE)
+    # Each of the four errors fails other steps.
+    stride = STRIDE if STRIDE == 1 else 4 * STRIDE
+    injected = walk_faults(walk.work, check, prepare=walk.prepare, stride=stride)
     assert injected
     report(f"{injected} faults")
 
@@ -94,7 +96,7 @@ def test_a_crash_at_each_step(walk: Walk, walk_crashes: CrashWalker, report: Cal
         walk.check(mount)
         walk.again(mount)
 
-    limit = 4 if STRIDE == 1 else 2
+    limit = 4 if STRIDE == 1 else 1
     crashes = walk_crashes(walk.work, check, prepare=walk.prepare, names="strict", limit=limit, stride=STRIDE)
     assert crashes
     report(f"{crashes} crashes")

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 from ..._core.errors import NotFound
 from ..._core.records import dataclass
+from ..._image.copy import convert
 from ..._image.new_image import NewImage
-from ..._image.qemu_img import run_qemu_img
+from ..._image.qemu_img import as_one_image, run_qemu_img
 from ..._image.vm_disk import DiskRecord, OpenDisk, opened_disk
 from ..._image.vm_disk_snapshots import create_snapshot, delete_snapshot, prepare_overlay, switch_to
 from ..._libvirt import disk_copy, disk_snapshots
@@ -76,7 +77,8 @@ def remove_snapshot(record: DiskRecord, snapshot: int, vm: RunningVm) -> None:
     """Remove a snapshot of a disk, perhaps while the domain runs.
 
     QEMU first copies the data of the snapshot, and of all overlays before it, into the newest file. So QEMU no longer
-    has the snapshot open.
+    has the snapshot open. A snapshot that isn't one of the open files may have been merged before this process was
+    killed, so the merge ends once more.
 
     :raises VmstoreError: see :func:`.delete_snapshot` and :func:`.merge_files`.
     """
@@ -84,8 +86,9 @@ def remove_snapshot(record: DiskRecord, snapshot: int, vm: RunningVm) -> None:
     if running is not None:
         with opened_disk(record) as disk:
             numbers, files = _chain(disk)
-        if snapshot in numbers:
-            disk_snapshots.merge_files(running, files, numbers.index(snapshot) + 1, deadline=JOB)
+        if files:
+            base = numbers.index(snapshot) + 1 if snapshot in numbers else 1
+            disk_snapshots.merge_files(running, files, base, deadline=JOB)
     delete_snapshot(record, snapshot)
 
 
@@ -114,12 +117,19 @@ def copy_of_running(disk: OpenDisk, vm: RunningVm) -> Iterator[NewImage | None]:
     if running is None:
         yield None
         return
-    with disk.new_file() as part:
-        arguments = ["create", "-q", "-f", disk.format, "--", part.file, str(running.capacity())]
-        run_qemu_img(*arguments, reads={}, writes={part.fd: "a copy"}, data=0, timeout=JOB)
-        path = os.path.join(part.place, part.name)
-        disk_copy.copy_disk(running, path, disk.format, deadline=JOB, quiesce=vm.quiesce)
-        yield part
+    with disk.new_file() as copied, contextlib.ExitStack() as stack:
+        # libvirt allocates every block of a raw file.
+        arguments = ["create", "-q", "-f", "qcow2", "--", copied.file, str(running.capacity())]
+        run_qemu_img(*arguments, reads={}, writes={copied.fd: "a copy"}, data=0, timeout=JOB)
+        path = os.path.join(copied.place, copied.name)
+        disk_copy.copy_disk(running, path, "qcow2", deadline=JOB, quiesce=vm.quiesce)
+        if disk.format == "qcow2":
+            yield copied
+        else:
+            part = stack.enter_context(disk.new_file())
+            reads = {copied.fd: path}
+            convert(as_one_image([copied.fd]), "qcow2", part.fd, disk.format, reads=reads, timeout=JOB)
+            yield part
 
 
 def _find(domain: Domain, record: DiskRecord) -> RunningDisk | None:

@@ -98,13 +98,12 @@ class VmDiskService(CatalogService):
 
     def _reserve(self) -> list[DeclaredVm | DeclaredDisk]:
         """Insert the rows of new VMs and disks into the catalog, in its transaction."""
-        assert self._planner is not None
         reserved: list[DeclaredVm | DeclaredDisk] = []
-        for vm in self._planner.reserved_vms:
+        for vm in self._planner.reserved_vms if self._planner else ():
             self.catalog.take_id("vm")
             VMS.insert(self.catalog, replace(vm, state=NEW))
             reserved.append(vm)
-        for disk in self._planner.reserved_disks:
+        for disk in self._planner.reserved_disks if self._planner else ():
             DISKS.insert(self.catalog, replace(disk, state=NEW))
             reserved.append(disk)
         return reserved
@@ -147,7 +146,8 @@ class VmDiskService(CatalogService):
             DevicePlanner(known, self._world, report),
             DiskActions(plan, self.catalog, known, transfers, self._preparations, ask),
         )
-        vms = [vm for number, one in enumerate(placed) if (vm := self._plan_vm(plan, number, one))]
+        planner = self._planner
+        vms = [vm for number, one in enumerate(placed) if (vm := self._plan_vm(plan, planner, number, one))]
         if self.missing and plan.changed:
             message = (
                 f"There is no catalog at {self.path}; the module granary.vmstore.datastore makes it on the front-end."
@@ -175,11 +175,10 @@ class VmDiskService(CatalogService):
             raise self._locate_error(number, error) from error
         return found
 
-    def _plan_vm(self, plan: Plan, number: int, placed: PlacedVm) -> dict[str, Any] | None:
+    def _plan_vm(self, plan: Plan, planner: DiskPlanner, number: int, placed: PlacedVm) -> dict[str, Any] | None:
         """Return the VM after the plan; ``None`` for a VM that is to be absent."""
-        assert self._planner is not None
         try:
-            return self._planner.plan(placed)
+            return planner.plan(placed)
         except DependencyMissing as error:
             self.report_missing(plan, self._locate_error(number, error))
             return None

@@ -79,7 +79,8 @@ class Transfers:
     def give_back(self, vm: DeclaredVm, disk: DeclaredDisk) -> None:
         """Replace the data of a persistent image by that of the disk, and remove the disk."""
         image = self._known.image_of(disk)
-        assert image is not None
+        if image is None:
+            raise AssertionError(f"the disk {disk.disk_id} of {vm} has no image")
         self._driver(vm, disk).mvds(self._known.place(vm, disk.disk_id), image.path, vm.id)
 
     def resize(self, vm: DeclaredVm, disk: DeclaredDisk) -> None:

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ..._core.errors import CommandFailed, Conflict, LibvirtMissing, NoSpace, printable
+from ..._core.errors import CommandFailed, Conflict, HostUnreachable, LibvirtMissing, NoSpace, printable
 from ..._core.records import dataclass
 from ..._driver.transfer import vm_host_protocol
 from ..._driver.transfer.hosts import is_this_host
@@ -29,7 +29,7 @@ LOOK = 30.0
 def ask_host(host: str, action: str, *arguments: Any, log: Callable[[str], object], timeout: float = LOOK) -> Any:
     """Return the result of an operation of :mod:`.vm_host` on a host.
 
-    :raises CommandFailed: the host can't be used.
+    :raises HostUnreachable: the host can't be used.
     :raises VmstoreError: the error of the operation.
     """
     if is_this_host(host):
@@ -38,7 +38,7 @@ def ask_host(host: str, action: str, *arguments: Any, log: Callable[[str], objec
     with Session(host, kind="host", module=module.__name__, log=log) as session:
         refusal = session.handshake()
         if refusal is not None:
-            raise CommandFailed(f"The host {host} can't be used: {refusal}.")
+            raise HostUnreachable(f"The host {host} can't be used: {refusal}.")
         request: dict[str, object] = {"action": action, "arguments": arguments, "named": {}, "size": None}
         return session.ask(action, module.OPERATIONS[action], request, kinds=module.KINDS, timeout=timeout)
 
@@ -46,7 +46,7 @@ def ask_host(host: str, action: str, *arguments: Any, log: Callable[[str], objec
 def look_at(host: str, queries: Sequence[VmQuery], *, log: Callable[[str], object]) -> HostState:
     """Return the state of VMs on a host.
 
-    :raises CommandFailed: the host can't be used, or returns another state than that of the VMs.
+    :raises HostUnreachable: the host can't be used. :raises CommandFailed: the host returns another state than that of the VMs.
     """
     state: HostState = ask_host(host, "look", tuple(queries), log=log, timeout=LOOK + len(queries))
     wanted = [(query.directory, *(disk.path for disk in query.disks)) for query in queries]
