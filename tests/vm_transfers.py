@@ -437,8 +437,10 @@ def actions(host: str, other: str) -> dict[str, Action]:
         "cpds of a snapshot, ssh raw": Action(
             "ssh", "raw", raw, calling("cpds", disk, f"frontend/1/{SAVED}", 0), RAW_DISK, {**RAW_DISK, **saved_snapshot}
         ),
-        "mv, ssh raw": Action("ssh", "raw", raw, mv, RAW_DISK, raw_moved),
-        "mv, local": Action("local", "qcow2", layers, mv, LAYERED_DISK, layers_moved),
+        "mv, ssh raw": Action("ssh", "raw", raw, mv, RAW_DISK, raw_moved, between=({**RAW_DISK, **raw_moved},)),
+        "mv, local": Action(
+            "local", "qcow2", layers, mv, LAYERED_DISK, layers_moved, between=({**LAYERED_DISK, **layers_moved},)
+        ),
         "snap_create, ssh raw": Action(
             "ssh", "raw", raw, calling("snap_create", disk, 2), RAW_DISK, {**RAW_DISK, f"{HOST}.snap/2": filled(3)}
         ),

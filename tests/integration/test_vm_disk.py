@@ -16,9 +16,9 @@ import ansible_process
 import pytest
 import yaml
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
-    CommandFailed,
     Conflict,
     DependencyNotFound,
+    HostUnreachable,
 )
 from documentation import block
 from lab import Lab
@@ -84,6 +84,7 @@ def front_end(
         {"name": "base", "datastore": "default", "type": "os", "size": "64M", "format": "qcow2", "fs": "ext4"},
         {"name": "data", "datastore": "default", "type": "datablock", "size": "8M", "persistent": True},
     ]
+    execute("old", "mkdir", "--parents", STORE)
     made = tasks(
         ("datastore", {"name": "system2", "type": "system", "tm_driver": "local"}, False),
         ("image", {"images": images}, False),
@@ -206,6 +207,9 @@ def test_the_guide(front_end: Disks, four: Disks, domain: Make, execute: Execute
     four(**yaml.safe_load(task.replace("host01", "hv1").replace("host02", "old"))[0]["granary.vmstore.vm_disk"])
     assert list(sources(execute, "web", "--inactive")) == ["vda", "vdb"]
     assert list(sources(execute, "db", "--inactive", host="old")) == ["vda", "vdb"]
+    for task in yaml.safe_load(block("docs/vm-disks.md", "Snapshots, and images of disks").text):
+        [(name, options)] = [(key, value) for key, value in task.items() if key != "name"]
+        assert "msg" not in module("hv1", name.removeprefix("granary.vmstore."), **options)
     for name in ("web", "db"):
         front_end(vm=name, state="absent")
 
@@ -280,4 +284,71 @@ def test_many_vms_of_a_host_are_looked_at_over_one_connection(
 def test_a_host_that_does_not_answer(front_end: Disks) -> None:
     for check in (True, False):
         found = front_end(vm="x", host="no-such-host.invalid", size="1M", check=check)
-        require_failure(found, CommandFailed, names=["no-such-host.invalid"])
+        require_failure(found, HostUnreachable, names=["no-such-host.invalid"])
+
+
+def write(execute: Execute, domain: str, device: int, byte: int) -> None:
+    """Let QEMU write a byte to the first 64 KiB of a disk of a running domain, as a guest does."""
+    for command in (f"write -P {byte} 0 64k", "flush"):
+        line = f'qemu-io -d /machine/peripheral/virtio-disk{device}/virtio-backend "{command}"'
+        assert execute("hv1", "virsh", "qemu-monitor-command", "--hmp", domain, line).strip() == ""
+
+
+def has(execute: Execute, path: str, image_format: str, byte: int) -> bool:
+    said = execute("hv1", "qemu-io", "-r", "-U", "-f", image_format, "-c", f"read -P {byte} 0 64k", path)
+    return "read 65536/65536" in said and "verification failed" not in said
+
+
+def test_snapshots_and_images_of_a_running_vm(
+    front_end: Disks, tasks: Callable[..., list[dict[str, Any]]], domain: Make, execute: Execute
+) -> None:
+    """A disk of layers (vda), and a raw one (vdb)."""
+    domain("hv1", "busy")
+    made = front_end(vm="busy", disks=[{"image": "base", "attach": {}}, {"size": "8M", "attach": {}}])
+    paths = [disk["path"] for disk in made["disks"]]
+    formats = ["qcow2", "raw"]
+
+    def snapshot(disk: int, name: str, state: str = "present") -> dict[str, Any]:
+        """Run the module in check mode, twice for real, and in check mode again."""
+        options = {"vm": "busy", "disk": disk, "name": name, "state": state}
+        results = tasks(*(("vm_disk_snapshot", options, check) for check in (True, False, False, True)))
+        assert [one.get("msg") for one in results] == [None] * 4
+        assert [one["changed"] for one in results] == [True, True, False, False]
+        assert results[0]["actions"] == results[1]["actions"]
+        return results[1]
+
+    execute("hv1", "virsh", "start", "busy")
+    for disk in (0, 1):
+        write(execute, "busy", disk, 1)
+        assert snapshot(disk, "one")["live"]
+        write(execute, "busy", disk, 2)
+        assert [one["name"] for one in snapshot(disk, "two")["snapshots"]] == ["one", "two"]
+        write(execute, "busy", disk, 3)
+        options = {
+            "name": f"saved{disk}",
+            "datastore": "default",
+            "type": "os",
+            "from_disk": {"vm": "busy", "disk": disk},
+        }
+        saved = tasks(("image", options, False), ("image", {**options, "name": f"saved{disk}"}, False))
+        assert [one["changed"] for one in saved] == [True, False], saved
+        write(execute, "busy", disk, 4)
+        image = saved[0]["image"]
+        assert (image["format"], has(execute, image["path"], formats[disk], 3)) == (formats[disk], True)
+        # Only what the guest has written takes storage.
+        assert int(execute("hv1", "stat", "-c", "%b", image["path"])) * 512 < 6 << 20
+        snapshot(disk, "one", "absent")
+        assert execute("hv1", "virsh", "domstate", "busy").strip() == "running"
+    require_failure(
+        tasks(("vm_disk_snapshot", {"vm": "busy", "name": "two", "state": "reverted"}, False))[0],
+        Conflict,
+        names=["disk 0 of VM 'busy'"],
+    )
+    execute("hv1", "virsh", "destroy", "busy")
+    execute("hv1", "qemu-img", "check", "-q", "-f", "qcow2", paths[0])
+    for disk in (0, 1):
+        assert has(execute, paths[disk], formats[disk], 4)
+        assert not snapshot(disk, "two", "reverted")["live"]
+        assert has(execute, paths[disk], formats[disk], 2)
+    execute("hv1", "virsh", "start", "busy")
+    execute("hv1", "virsh", "destroy", "busy")

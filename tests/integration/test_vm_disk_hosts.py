@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +15,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
-    CommandFailed,
     Conflict,
+    DependencyNotFound,
+    HostUnreachable,
     VmstoreError,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._service.disk.info import vm_disk_info
@@ -86,6 +89,22 @@ def test_a_vm_moves_to_a_host_and_back(site: Site, bridges: Any) -> None:
     assert content(site.disk(datastore=102), "qcow2") == b"qcow2"
 
 
+def test_a_host_without_the_directory_of_the_datastores(site: Site, bridges: Any, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere" / "0"
+    with contextlib.closing(sqlite3.connect(site.catalog)) as connection:
+        connection.execute("UPDATE datastore SET base_path = ? WHERE id = 0", [str(elsewhere)])
+        connection.commit()
+    before = site.dump()
+    with refused(
+        DependencyNotFound,
+        says=f"datastore: the host h1 has no directory {elsewhere.parent}: create it for the service user, or mount "
+        "the datastores there.",
+    ):
+        site.run(vm="web", host="h1", size=1)
+    assert site.dump() == before
+    assert len(site.run(check=True, vm="web", host="h1", size=1).warnings) == 1
+
+
 def test_a_failed_copy_to_a_host_leaves_nothing(site: Site, bridges: Any) -> None:
     site.image("qcow2").write_bytes(b"no qcow2 at all")
     with pytest.raises(VmstoreError):
@@ -106,6 +125,6 @@ def test_a_foreign_file_on_a_host(site: Site, bridges: Any) -> None:
 @pytest.mark.parametrize("check", [True, False])
 def test_a_dead_host_is_a_refusal(site: Site, check: bool) -> None:
     before = site.dump()
-    with refused(CommandFailed, says="The host dead1 can't be used: *."):
+    with refused(HostUnreachable, says="The host dead1 can't be used: *."):
         site.run(check=check, vm="web", host="dead1", image="raw")
     assert site.dump() == before

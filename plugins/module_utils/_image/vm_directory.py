@@ -19,6 +19,7 @@ from .._core.directory import exists_at, open_directory_at, opened_directory, sy
 from .._core.errors import InvalidInput, NotFound, from_os_error
 from .._core.paths import absolute
 from .._core.records import dataclass
+from .._host.made_directory import open_or_make
 
 #: Upper bound of the decimal digits in the id of a datastore, a virtual machine or a disk.
 _LONGEST_ID = 9
@@ -81,8 +82,8 @@ def _is_disk_name(name: str) -> bool:
 def opened_vm_directory(path: DiskPath, *, create: bool = False) -> Iterator[int]:
     """Yield a descriptor (O_PATH) of a VM directory.
 
-    :arg create: whether to create a missing directory, and a missing datastore directory around it. If root creates
-        the directory, it belongs to the owner of the directory around it.
+    :arg create: whether to create a missing directory, and missing directories around it. If root creates a directory,
+        it belongs to the owner of the directory around it.
     :raises NotFound: the directory is missing, and ``create`` is false.
     :raises PathNotAllowed: a link of another user leads to the datastore.
     :raises FileAccessFailed, NoSpace: the directory can't be opened or created. A link is refused.
@@ -111,7 +112,8 @@ def opened_system_datastore(path: DiskPath, *, create: bool = False) -> Iterator
     with contextlib.ExitStack() as stack:
         try:
             if create:
-                around = stack.enter_context(opened_directory(root))
+                around = open_or_make(root, MODE)
+                stack.callback(os.close, around)
                 if not exists_at(around, datastore):
                     make_directory_at(around, datastore)
             system = stack.enter_context(opened_directory(path.datastore))

@@ -21,7 +21,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 from simulated_datastore.testing import CrashWalker, FaultWalker, KillWalker, SimulatedDatastore
 from vm_transfers import Action, Files
 
-STRIDE = int(os.environ.get("TRANSFER_STRIDE", "29"))
+STRIDE = int(os.environ.get("TRANSFER_STRIDE", "41"))
 ACTIONS = vm_transfers.actions("localhost", "localhost")
 
 

@@ -106,7 +106,8 @@ class HostState:
     """A host as it is.
 
     :arg vms: the VMs of the query, in the same order.
-    :arg room: bytes that new disks may take, by the directory of a system datastore.
+    :arg room: bytes that new disks may take, by the directory of a system datastore. A datastore is left out if the
+        directory around it is missing, so that no disk can be created.
     :arg libvirt_error: the reason, if libvirt can't be used.
     """
 
@@ -185,7 +186,11 @@ def look(queries: Sequence[VmQuery], uri: str = DEFAULT_URI) -> HostState:
     domains, error = _look_at_domains({one.domain for one in queries if one.domain is not None}, uri)
     return HostState(
         tuple(_look_at_vm(one, domains) for one in queries),
-        {path: _room(path) for path in {os.path.dirname(one.directory) for one in queries}},
+        {
+            path: _room(path)
+            for path in {os.path.dirname(one.directory) for one in queries}
+            if os.path.isdir(os.path.dirname(path))
+        },
         error,
     )
 

@@ -124,6 +124,7 @@ class DiskPlanner:
             self._transfers.require(self._known.image_of(disk), target, "mv")
         if disks and not self._world.vm(old).exists and not self._world.vm(new).exists:
             raise NotFound(f"The directory of the VM {after.name!r} is not at {old}, so it can't move to {new}.")
+        self._world.require_datastore(new)
         for disk in disks:
             facts = self._world.disk(old, disk.disk_id)
             if facts is not None and before.host != after.host and not self._transfers.info(None, target).is_shared:
@@ -167,6 +168,7 @@ class DiskPlanner:
                 f"disk: {self._known.place(vm, spec.disk_id)} exists and is no disk of the VM {vm.name!r} in the "
                 f"catalog {self._known.path}: move it away, or choose another number."
             )
+        self._world.require_datastore(place)
         disk = self._devices.with_device(vm, self._new.row(vm, spec), spec.attach)
         if reserved is None:
             self.reserved_disks.append(disk)
@@ -256,6 +258,7 @@ class DiskPlanner:
             raise NotFound(f"The {subject(vm, wanted)} is not at {place}, and its snapshots are lost with it.")
         if self._world.is_running(self._known.place(vm)):
             raise Conflict(f"The {subject(vm, wanted)} is not at {place} while the VM runs: shut it down first.")
+        self._world.require_datastore(self._known.place(vm))
         self._take_room(vm, wanted)
         self._actions.create_disk(vm, wanted, "create lost disk")
 

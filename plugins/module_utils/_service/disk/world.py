@@ -11,7 +11,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ..._core.errors import CommandFailed, Conflict, HostUnreachable, LibvirtMissing, NoSpace, printable
+from ..._core.errors import (
+    CommandFailed,
+    Conflict,
+    DependencyNotFound,
+    HostUnreachable,
+    LibvirtMissing,
+    NoSpace,
+    printable,
+)
 from ..._core.records import dataclass
 from ..._driver.transfer import vm_host_protocol
 from ..._driver.transfer.hosts import is_this_host
@@ -46,12 +54,13 @@ def ask_host(host: str, action: str, *arguments: Any, log: Callable[[str], objec
 def look_at(host: str, queries: Sequence[VmQuery], *, log: Callable[[str], object]) -> HostState:
     """Return the state of VMs on a host.
 
-    :raises HostUnreachable: the host can't be used. :raises CommandFailed: the host returns another state than that of the VMs.
+    :raises HostUnreachable: the host can't be used.
+    :raises CommandFailed: the host returns another state than that of the VMs.
     """
     state: HostState = ask_host(host, "look", tuple(queries), log=log, timeout=LOOK + len(queries))
     wanted = [(query.directory, *(disk.path for disk in query.disks)) for query in queries]
     found = [(vm.directory, *(disk.path for disk in vm.disks)) for vm in state.vms]
-    if found != wanted or set(state.room) != {os.path.dirname(query.directory) for query in queries}:
+    if found != wanted or not set(state.room) <= {os.path.dirname(query.directory) for query in queries}:
         raise CommandFailed(f"The host {host} was asked about {len(queries)} VMs and described others.")
     return state
 
@@ -146,6 +155,18 @@ class World:
         return (found.domain is not None and found.domain.is_running) or any(
             disk.facts is not None and disk.facts.is_used for disk in found.disks
         )
+
+    def require_datastore(self, place: Place) -> None:
+        """Require the directory with the datastores of a host, where the drivers create the directory of a VM.
+
+        :raises DependencyNotFound: the directory is missing.
+        """
+        datastore = os.path.dirname(place.path)
+        if (place.host, datastore) not in self._room:
+            raise DependencyNotFound(
+                f"datastore: the host {place.host} has no directory {os.path.dirname(datastore)}: create it for the "
+                "service user, or mount the datastores there."
+            )
 
     def take_room(self, place: Place, size: int, what: str) -> None:
         """Reserve room for new data in the plan.

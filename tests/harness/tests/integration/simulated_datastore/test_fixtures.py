@@ -127,6 +127,15 @@ def test_the_crash_walker_finds_what_careless_code_loses(walk_crashes: CrashWalk
         walk_crashes(careless, whole, prepare=prepare)
 
 
+def test_walks_with_a_stride_take_samples(
+    walk_faults: FaultWalker, walk_kills: KillWalker, walk_crashes: CrashWalker
+) -> None:
+    # Of 6 or 7 changes, the first and the fourth, and with the second errno the second and the fifth.
+    assert walk_kills(careful, survivable, prepare=prepare, stride=3) == 2
+    assert 4 <= walk_faults(careful, clean, prepare=prepare, errnos=(errno.EIO, errno.ENOSPC), stride=3) <= 6
+    assert walk_crashes(careful, whole, prepare=prepare, limit=1, stride=3) == 3
+
+
 def survivable(directory: Path) -> None:
     """Assert that the rest of a killed run is in nobody's way."""
     whole(directory)
