@@ -210,7 +210,8 @@ def test_the_way_back_in_the_readme(drivers_play: Callable[..., str], remotes: P
     subprocess.run(["sh", "-ec", block], check=True)
     assert {
         path.relative_to(remotes): (path.read_text(), path.stat().st_uid, oct(path.stat().st_mode))
-        for path in remotes.rglob("*")
+        for name in ("datastore", "tm")
+        for path in (remotes / name).rglob("*")
         if path.is_file()
     } == {
         Path(name, action): (text, owner, "0o100755")

@@ -19,10 +19,10 @@ import stat
 import struct
 from collections.abc import Iterator
 
-from .._core.directory import open_file_at
-from .._core.errors import FULL, NotFound, os_errors, printable
+from .._core.directory import list_directory, open_file_at
+from .._core.errors import FULL, NotFound, VmstoreError, os_errors, printable
 from .._core.locks import retry_until
-from .vm_directory import DiskPath, opened_vm_directory
+from .vm_directory import DiskPath, opened_system_datastore, opened_vm_directory
 
 #: Name of the lock file in the VM directory.
 LOCK_FILE = ".disks.lock"
@@ -44,7 +44,7 @@ def locked_disk(
     (O_PATH) of the VM directory.
 
     :arg doing: name of the action, which waiting actions report.
-    :arg create: whether to create a missing VM directory.
+    :arg create: whether to create a missing VM directory. After a failed block, a directory without files is removed.
     :arg deadline: seconds.
     :arg is_removal: whether a full file system is no error, because the action makes room.
     :raises NotFound: the VM directory is missing, and ``create`` is false.
@@ -57,6 +57,10 @@ def locked_disk(
         lock.sign(f"{doing} (process {os.getpid()} on {os.uname().nodename})")
         try:
             yield lock.directory
+        except BaseException:
+            if create:
+                lock.remove_empty_directory()
+            raise
         finally:
             lock.sign("")
     finally:
@@ -89,7 +93,7 @@ class _Lock:
                     return True
                 raise
             self._opened.callback(self._close)
-            if not self._take():
+            if not self._take(self._slot * _SLOT, _SLOT if self._path.name else 0):
                 return False
         return self._is_current()
 
@@ -102,6 +106,16 @@ class _Lock:
             if self._file >= 0:
                 os.pwrite(self._file, name.encode()[:_SLOT].ljust(_SLOT, b"\0"), self._slot * _SLOT)
 
+    def remove_empty_directory(self) -> None:
+        """Remove the VM directory if only the lock file is in it, unless another action uses the directory."""
+        with contextlib.suppress(OSError, VmstoreError):
+            if self._file < 0 or list_directory(self.directory) != [LOCK_FILE] or not self._take(0, 0):
+                return
+            with opened_system_datastore(self._path) as system:
+                # A waiting action notices that the lock file is gone, and begins again.
+                os.unlink(LOCK_FILE, dir_fd=self.directory)
+                os.rmdir(str(self._path.vm), dir_fd=system)
+
     def release(self) -> None:
         self._opened.close()
 
@@ -110,11 +124,9 @@ class _Lock:
             os.close(self._file)
         self._file = -1
 
-    def _take(self) -> bool:
+    def _take(self, begin: int, length: int) -> bool:
         # struct flock of fcntl(2): type, whence, start, length, pid. The length 0 is the rest of the file.
-        wanted = struct.pack(
-            "hhqqi", fcntl.F_WRLCK, os.SEEK_SET, self._slot * _SLOT, _SLOT if self._path.name else 0, 0
-        )
+        wanted = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, begin, length, 0)
         try:
             fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, wanted)
         except OSError as error:

@@ -221,6 +221,27 @@ def test_an_action_that_waits_for_a_removal_begins_anew(directory: Path) -> None
     assert inodes == [directory.stat().st_ino]
 
 
+def test_a_failed_action_leaves_no_empty_directory(directory: Path, held: Callable[[str], subprocess.Popen]) -> None:
+    """The directory stays while it has a file, or while another action uses it."""
+    path = DiskPath(str(directory.parent), 7, "disk.0")
+
+    def fail() -> None:
+        with refused(NotFound, says="gone"), locked_disk(path, doing="clone", create=True):
+            raise NotFound("gone")
+
+    (directory / "disk.1").touch()
+    fail()
+    assert (directory / "disk.1").exists()
+    (directory / "disk.1").unlink()
+    held(str(directory / "disk.2"))
+    fail()
+    assert os.listdir(directory) == [LOCK_FILE]
+    other = DiskPath(str(directory.parent), 8, "disk.0")
+    with refused(NotFound, says="gone"), locked_disk(other, doing="clone", create=True):
+        raise NotFound("gone")
+    assert os.listdir(directory.parent) == ["7"]
+
+
 def test_the_lock_file_of_a_stranger_is_not_written_to(directory: Path) -> None:
     (directory.parent / "secret").write_text("unchanged")
     os.link(directory.parent / "secret", directory / LOCK_FILE)
