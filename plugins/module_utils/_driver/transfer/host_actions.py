@@ -47,7 +47,7 @@ MONITOR = ".monitor"
 
 
 class HostActions:
-    r"""The operations of one request.
+    """The operations of one request.
 
     :arg peer: the peer of an operation that sends or receives a tree: a :class:`.TreePeer`, or a peer on this host.
     :arg log: is called with each line about the progress.

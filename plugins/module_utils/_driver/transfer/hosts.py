@@ -28,9 +28,12 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 def is_this_host(host: str) -> bool:
-    """Return whether a name is that of the host that runs this process. Domain names don't count."""
+    """Return whether a name is that of the host that runs this process. One of the two may lack its domain."""
     own = os.uname().nodename
-    return host in (own, *LOCAL) or host.partition(".")[0] == own.partition(".")[0] != ""
+    if host in (own, *LOCAL):
+        return True
+    (name, _dot, domain), (own_name, _dot, own_domain) = host.partition("."), own.partition(".")
+    return name == own_name and not (domain and own_domain)
 
 
 def run(host: str, action: str, *arguments: Any, log: Log) -> Any:

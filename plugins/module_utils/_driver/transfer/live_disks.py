@@ -65,12 +65,12 @@ def take_snapshot(record: DiskRecord, snapshot: int, whole: bool, vm: RunningVm)
         is_layered = disk.is_layered
         if snapshot in disk.files.list_snapshots():
             return
+    overlay = prepare_overlay(record, snapshot) if is_layered else None
     with quiesced(domain, method=vm.quiesce, deadline=QUIET):
-        if is_layered:
-            overlay = prepare_overlay(record, snapshot)
-            disk_snapshots.create_snapshot(running, overlay, lambda: switch_to(record, overlay))
-        else:
+        if overlay is None:
             create_snapshot(record, snapshot, whole=True, is_paused=True)
+        else:
+            disk_snapshots.create_snapshot(running, overlay, lambda: switch_to(record, overlay))
 
 
 def remove_snapshot(record: DiskRecord, snapshot: int, vm: RunningVm) -> None:
