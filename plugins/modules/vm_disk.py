@@ -84,7 +84,7 @@ options:
     description:
       - Size of the disk in MiB, or with a unit, V(20G) or V(1T). A new disk without O(image) needs a size. The default
         for a disk with an image is the size of the image.
-      - A larger size grows a disk, also of a running domain that has the disk. A smaller one is refused.
+      - A larger size grows a disk, also of a running domain that has the disk. A smaller one needs O(force).
     type: str
   format:
     description: Format of a new empty disk. The default is V(raw). A disk with an image has the format of the image.
@@ -101,6 +101,10 @@ options:
       - The default is V(linked) where it is possible.
     type: str
     choices: [linked, full]
+  force:
+    description: Lets the disk shrink to a smaller O(size). The VM has to be shut off, the disk has no snapshots and is no
+      overlay, and the end that is cut off must hold no data. Otherwise the run fails, and the disk stays as it is.
+    type: bool
   attach:
     description:
       - The device of the disk in the libvirt domain on the host. The disk is plugged in at once if the domain runs and

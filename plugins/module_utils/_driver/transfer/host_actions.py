@@ -21,7 +21,7 @@ from ..._image.new_image import NewImage
 from ..._image.snapshots import merge
 from ..._image.vm_directory import DiskPath, opened_system_datastore, opened_vm_directory, parse_disk_path
 from ..._image.vm_disk import DiskRecord, OpenDisk, check_image, opened_disk, unchanged
-from ..._image.vm_disk_data import grow_disk
+from ..._image.vm_disk_data import grow_disk, shrink_disk
 from ..._image.vm_disk_new import clone_image, foresee_merge, link_image, make_disk
 from ..._image.vm_disk_snapshots import create_snapshot, delete_snapshot, is_at_snapshot, revert_snapshot
 from ..._image.vm_lock import locked_disk
@@ -250,6 +250,10 @@ class HostActions:
 
     def grow(self, record: DiskRecord, size: int) -> None:
         grow_disk(record, size)
+
+    def shrink(self, record: DiskRecord, size: int) -> None:
+        """Cut the end of a disk, which must hold no data."""
+        shrink_disk(record, size)
 
     def remove(self, path: str) -> None:
         remove(path)

@@ -51,6 +51,7 @@ OPERATIONS = {
     "save": Operation(),
     "save_here": Operation(),
     "send_directory": Operation(),
+    "shrink": Operation(),
     "snap_create": Operation(),
     "snap_create_live": Operation(),
     "snap_delete": Operation(),

@@ -147,6 +147,23 @@ class DiskActions:
         prepared = () if is_grown else self._once(key, prepare)
         self._add("grow disk", subject(vm, after), *states, record, prepare=prepared)
 
+    def shrink_disk(self, vm: DeclaredVm, before: DeclaredDisk, after: DeclaredDisk) -> None:
+        """Add the action that cuts the end of a disk. Its undo grows the disk again, because the end held no data."""
+
+        def prepare() -> Callable[[], object]:
+            self._transfers.shrink(vm, after)
+            return functools.partial(self._transfers.resize, vm, before)
+
+        def record() -> None:
+            DISKS.update(self._catalog, after)
+            image = self._known.image_of(after)
+            if after.persistent and image is not None:
+                IMAGES.update(self._catalog, records.replace(image, size_mb=after.size_mb))
+
+        key = ("shrink", self._known.place(vm), after.disk_id, after.size_mb)
+        states = (self._disk_state(vm, before), self._disk_state(vm, after))
+        self._add("shrink disk", subject(vm, after), *states, record, prepare=self._once(key, prepare))
+
     def remove_disk(self, vm: DeclaredVm, disk: DeclaredDisk, *, is_plugged: bool, is_back: bool) -> None:
         """Add the action that removes a disk. The data of a persistent image goes back to its datastore.
 

@@ -42,6 +42,7 @@ ONE_DISK: Mapping[str, Mapping[str, Any]] = {
     "format": {"type": "str", "choices": ["raw", "qcow2"]},
     "fs": {"type": "str"},
     "clone": {"type": "str", "choices": ["linked", "full"]},
+    "force": {"type": "bool"},
     "attach": ATTACH_OPTION,
 }
 
@@ -89,6 +90,7 @@ class DiskSpec:
     :arg size: the virtual size in MiB.
     :arg fs: the file system of a new empty disk; ``swap`` for swap space.
     :arg linked: whether a new disk is an overlay of its image.
+    :arg force: whether the disk may shrink.
     """
 
     disk_id: int
@@ -97,6 +99,7 @@ class DiskSpec:
     format: str | None = None
     fs: str | None = None
     linked: bool | None = None
+    force: bool = False
     attach: AttachSpec | None = None
     absent: bool = False
 
@@ -190,6 +193,7 @@ def _read_disk(position: int, options: Mapping[str, Any]) -> DiskSpec:
         format=options["format"],
         fs=options["fs"],
         linked=None if options["clone"] is None else options["clone"] == "linked",
+        force=bool(options["force"]),
         attach=_read_attach(options["attach"]),
     )
 

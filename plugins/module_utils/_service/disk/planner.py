@@ -191,17 +191,18 @@ class DiskPlanner:
         facts = self._look(placed, found)
         current = found if facts is None else records.replace(found, size_mb=max(found.size_mb, facts.size >> 20))
         size = current.size_mb if spec.size is None else spec.size
-        if size < current.size_mb:
-            accepted = f"the {subject(vm, current)} has {current.size_mb} MiB and can't shrink"
+        is_smaller = size < current.size_mb
+        if is_smaller and not spec.force:
+            accepted = f"the {subject(vm, current)} has {current.size_mb} MiB and doesn't shrink without force"
             raise InvalidInput("size", f"{size}M", accepted)
         wanted = self._devices.with_device(vm, records.replace(current, size_mb=size), spec.attach)
         self._known.put_disk(wanted)
         if facts is None:
             self._recreate(vm, wanted)
             found = wanted
-        elif spec.size is not None and size > found.size_mb:
+        elif is_smaller or (spec.size is not None and size > found.size_mb):
             sized = records.replace(found, size_mb=size)
-            self._grow(placed, vm, found, sized, facts)
+            (self._shrink if is_smaller else self._grow)(placed, vm, found, sized, facts)
             found = sized
         result = self._result(vm, wanted, facts)
         if spec.attach is not None or placed.moves:
@@ -240,6 +241,19 @@ class DiskPlanner:
             )
         self._transfers.require(self._known.image_of(sized), self._known.datastore_of(vm), "resize")
         self._actions.grow_disk(vm, found, sized, is_grown=is_grown, is_live=is_live)
+
+    def _shrink(
+        self, placed: PlacedVm, vm: DeclaredVm, found: DeclaredDisk, sized: DeclaredDisk, facts: DiskFacts
+    ) -> None:
+        """Plan to cut the end of a disk, which must hold no data.
+
+        :raises Conflict: a program uses the disk, or the disk has snapshots or is based on another file.
+        """
+        if self._world.is_running(self._known.place(placed.before or vm)):
+            raise Conflict(f"size: the {subject(vm, sized)} can't shrink while the VM runs: shut it down first.")
+        if facts.snapshots or len(facts.chain) > 1:
+            raise Conflict(f"size: the {subject(vm, sized)} can't shrink, because it has snapshots or is an overlay.")
+        self._actions.shrink_disk(vm, found, sized)
 
     def _recreate(self, vm: DeclaredVm, wanted: DeclaredDisk) -> None:
         """Plan to create a disk again whose data is lost.

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from ..._core.errors import InvalidInput, UnsupportedAction
 from ..._driver.datastore.attributes import settings_of
 from ..._driver.registry import transfer_class
+from ..._driver.transfer import hosts
 from ..._driver.transfer.base import TransferDriver, TransferInfo
 from ..._model.datastore import Datastore
 from ..._model.declared_vm import DeclaredDisk, DeclaredVm
@@ -19,6 +20,7 @@ from ..._model.image import Image
 from ..._model.place import Place
 from ..._model.vm import DISK_SNAPSHOT_DELETE, HOTPLUG_SAVEAS
 from .facts import CatalogFacts
+from .info import disk_record
 from .known import KnownVms
 
 
@@ -86,6 +88,10 @@ class Transfers:
     def resize(self, vm: DeclaredVm, disk: DeclaredDisk) -> None:
         """Grow a disk to its size."""
         self._driver(vm, disk).resize(self._known.place(vm, disk.disk_id), disk.size_mb, vm.id)
+
+    def shrink(self, vm: DeclaredVm, disk: DeclaredDisk) -> None:
+        """Cut the end of a disk, which must hold no data. A front-end has no such action."""
+        hosts.run(vm.host, "shrink", disk_record(self._known, vm, disk), disk.size_mb << 20, log=self._log)
 
     def create_snapshot(self, vm: DeclaredVm, disk: DeclaredDisk, snapshot: int, *, is_running: bool) -> None:
         """Take a snapshot of a disk."""

@@ -18,7 +18,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     VmstoreError,
 )
 from refusal import refused
-from vm_site import Site, content, describe
+from vm_site import Site, content, describe, used
 
 HOST = os.uname().nodename
 
@@ -160,8 +160,48 @@ def test_a_disk_grows(site: Site) -> None:
 
 def test_a_disk_does_not_shrink(site: Site) -> None:
     site.run(vm="web", size=5)
-    with refused(InvalidInput, says="size: '4M' is not accepted: the disk 0 of VM 'web' has 5 MiB and can't shrink."):
+    with refused(
+        InvalidInput,
+        says="size: '4M' is not accepted: the disk 0 of VM 'web' has 5 MiB and doesn't shrink without force.",
+    ):
         site.run(vm="web", size=4)
+
+
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+def test_a_disk_shrinks_with_force(site: Site, image_format: str) -> None:
+    site.run(vm="web", size=5, format=image_format)
+    done = site.four(vm="web", size=2, force=True)
+    assert [action.name for action in done.actions] == ["shrink disk"]
+    assert describe(site.disk(), "-f", image_format)["virtual-size"] == 2 << 20
+    assert site.query("SELECT size_mb FROM disk") == [(2,)]
+
+
+def test_a_persistent_image_shrinks_as_a_disk(site: Site) -> None:
+    site.run(vm="web", image="mine", size=4)
+    site.four(vm="web", size=3, force=True)
+    site.run(vm="web", state="absent")
+    assert site.query("SELECT size_mb FROM image WHERE name = 'mine'") == [(3,)]
+    assert site.image("mine").stat().st_size == 3 << 20
+
+
+def test_a_disk_keeps_the_data_at_its_end(site: Site) -> None:
+    site.run(vm="web", disks=[{"size": 5}, {"image": "shared-qcow2"}], datastore="shared-system")
+    disk = site.disk(datastore=100)
+    with disk.open("r+b") as file:
+        file.seek((5 << 20) - 1)
+        file.write(b"x")
+    before = site.dump()
+    with refused(Conflict, names=[disk]):
+        site.run(vm="web", size=2, force=True)
+    with refused(
+        Conflict,
+        says="size: the disk 1 of VM 'web' can't shrink, because it has snapshots or is an overlay.",
+    ):
+        site.run(vm="web", disk=1, size=1, force=True)
+    with used(disk), refused(Conflict, names=["disk 0 of VM 'web'"]):
+        site.run(vm="web", size=2, force=True)
+    assert site.dump() == before
+    assert disk.read_bytes()[-1:] == b"x"
 
 
 def test_a_lost_disk_is_created_again(site: Site) -> None:
