@@ -102,8 +102,8 @@ options:
     type: str
     choices: [linked, full]
   force:
-    description: Lets the disk shrink to a smaller O(size). The VM has to be shut off, the disk has no snapshots and is no
-      overlay, and the end that is cut off must hold no data. Otherwise the run fails, and the disk stays as it is.
+    description: Lets the disk shrink to a smaller O(size). The VM has to be shut off, the disk has no snapshots and is
+      no overlay, and the end that is cut off must hold no data. Otherwise the run fails, and the disk stays as it is.
     type: bool
   attach:
     description:
