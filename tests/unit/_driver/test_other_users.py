@@ -29,7 +29,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import CopyOptions
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._image import datablock, snapshots
+from ansible_collections.granary.vmstore.plugins.module_utils._image import datablock, image_files, snapshots
 from ansible_collections.granary.vmstore.plugins.module_utils._image.image_chain import (
     ImageChain,
     copy_chain,
@@ -424,7 +424,7 @@ def test_a_directory_of_root_in_the_place_of_a_new_datastore_is_not_handed_over(
 
 
 def test_a_chain_without_end_is_refused(driver: FsDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshots, "LONGEST_CHAIN", 3)
+    monkeypatch.setattr(image_files, "LONGEST_CHAIN", 3)
     image = Path(driver.datastore.base_path) / NAME
     directory = Path(f"{image}.snap")
     directory.mkdir()

@@ -435,10 +435,11 @@ def test_a_clone_of_what_somebody_writes_to(store: Store, opened_by_qemu: Callab
     assert "is open for writing in another program" in store.refused(name="y", clone_from="x")
 
 
-# Removing a snapshot of a raw image deletes a file, and needs no space.
+# Removing a snapshot of a raw image deletes a file, and reverting a qcow2 image creates an empty overlay. Both need no
+# space.
 @pytest.mark.parametrize(
     ("image_format", "state"),
-    [("raw", "flattened"), ("raw", "reverted"), ("qcow2", "absent"), ("qcow2", "flattened"), ("qcow2", "reverted")],
+    [("raw", "flattened"), ("raw", "reverted"), ("qcow2", "absent"), ("qcow2", "flattened")],
 )
 def test_a_change_of_snapshots_that_does_not_fit(store: Store, image_format: str, state: str) -> None:
     path = store.noise(25)
