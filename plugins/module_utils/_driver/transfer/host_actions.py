@@ -176,6 +176,10 @@ class HostActions:
                     source = Source(system, origin.datastore, {str(origin.vm): str(parsed.vm)})
                     HostActions(LocalSender(source), self._log, self._push).receive_directory(target, None)
                     remove_directory_at(system, origin)
+        else:
+            origin = parse_disk_path(path, directory=True)
+            with contextlib.suppress(NotFound), opened_system_datastore(origin) as system:
+                sweep_removed_at(system, origin)  # a killed run may have left it
         _mark_for_monitoring(parsed, monitor)
 
     def has_directory(self, path: str) -> bool:
