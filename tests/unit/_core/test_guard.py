@@ -143,8 +143,9 @@ def test_a_guard_that_is_killed(state: Path, ended: Path, prepare: Callable[[], 
 
 #: A process that holds the state until it is killed.
 PROGRAM = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
 from ansible_collections.granary.vmstore.plugins.module_utils._core.guard import guarded
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell without job control ignores it for its children
 state = pathlib.Path(sys.argv[1])
 with guarded("x", state.touch, lambda: state.unlink, deadline=600, patience=60):
     print("inside", flush=True)
