@@ -227,8 +227,11 @@ def formatted(attach: Attach, tmp_path: Path) -> str:
 
 def test_a_mounted_device_is_refused(driver: Make, formatted: str, tmp_path: Path) -> None:
     (tmp_path / "mnt").mkdir()
-    command("mount", formatted, tmp_path / "mnt")
-    try:
+    # A container that starts meanwhile would copy a mount of this namespace, and keep it.
+    script = 'mount "$0" "$1"; echo; read -r _; umount "$1"'
+    apart = ["unshare", "-m", "sh", "-ec", script, formatted, str(tmp_path / "mnt")]
+    with subprocess.Popen(apart, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"\n"
         for use in (driver(formatted).preview, driver(formatted).cp):
             with refused(Conflict, names=[formatted, "verify: false"]):
                 use(formatted, CopyOptions("os"))
@@ -237,8 +240,8 @@ def test_a_mounted_device_is_refused(driver: Make, formatted: str, tmp_path: Pat
         assert copied.warnings[0].startswith(
             f"{formatted} is mounted, or a part of another device or of a volume group, so the copy may hold parts of"
         )
-    finally:
-        command("umount", tmp_path / "mnt")
+        process.communicate(b"\n")
+    assert process.returncode == 0
     assert driver(formatted).cp(formatted, CopyOptions("os")).warnings == ()
 
 
