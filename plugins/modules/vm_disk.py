@@ -17,6 +17,8 @@ description:
     the directory C(<datastores>/<system datastore>/<id of the VM>) of its host.
   - Runs on the front-end, as root or as the service user. Hosts are reached over ssh with the keys of this user, one
     connection a host for any number of VMs.
+  - On the hosts, this user needs the right to use libvirt for O(attach), and to read the disks of running domains,
+    which libvirt gives to the user of QEMU by default. Root has both.
   - The transfer drivers of the image's datastore and of the system datastore do the work. With V(local) and V(ssh), a
     disk is a copy on the host. With V(shared) and V(qcow2), hosts and front-end see the same directories, so that a
     persistent image is a link and the clone of a qcow2 image an overlay.

@@ -16,10 +16,9 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from .directory import exists_at, open_directory_at, open_file_at, sync_opened
-from .errors import FULL
+from .directory import exists_at, open_directory_at, open_file_at
 from .records import dataclass
 from .temporary import is_held, lock, new_part_name
 
@@ -173,37 +172,6 @@ def _remove(parent: int, name: str, depth: int) -> None:
     os.rmdir(name, dir_fd=parent)
 
 
-def remove_all(parent: int, names: Iterable[str]) -> bool:
-    """Remove files, links and directories with their content, durably. Return ``False`` if none exists.
-
-    Each name disappears in one step, and nothing of a directory is removed before. What a killed program leaves is
-    swept. On a full file system, which may have no room for that, a directory is emptied first.
-
-    :raises OSError: one of the names can't be removed.
-    """
-    found = [name for name in names if exists_at(parent, name)]
-    if not found:
-        return False
-    try:
-        part = create_part_directory(parent)
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        for name in found:
-            remove_at(parent, name)
-        sync_opened(parent)
-        return True
-    try:
-        for name in found:
-            # A name of a part can't collide with the lock's name.
-            os.rename(name, new_part_name(), src_dir_fd=parent, dst_dir_fd=part.descriptor)
-        sync_opened(parent)
-        part.remove()
-    finally:
-        part.close()
-    return True
-
-
 def _clear(directory: int, *, kept: str = "", depth: int = 1) -> None:
     if depth > DEEPEST:
         raise OSError(errno.ELOOP, f"directories are nested more than {DEEPEST} deep")
@@ -218,7 +186,6 @@ __all__ = [
     "create_part_directory",
     "is_directory_held",
     "open_part_directory",
-    "remove_all",
     "remove_at",
     "remove_unheld_directory",
 ]

@@ -58,21 +58,6 @@ def create_snapshot(
         return True
 
 
-def make_layer(record: DiskRecord, *, deadline: float = DEADLINE) -> bool:
-    """Let a qcow2 file ``disk.N`` become the layer ``disk.N.snap/0``, with ``disk.N`` as a link to it. Return ``False``
-    if the disk has layers already. Arguments and errors are those of :func:`create_snapshot`.
-
-    :raises Conflict: the disk is raw, or its snapshots are whole copies.
-    """
-    with opened_disk(record, doing="clone", deadline=deadline) as disk:
-        if disk.is_layered and disk.format == "qcow2":
-            return False
-        _require_layers(disk)
-        with _as_layers(disk, 0) as layers:
-            layers.files.link_to_itself()
-        return True
-
-
 def prepare_overlay(record: DiskRecord, snapshot: int, *, deadline: float = DEADLINE) -> str:
     """Create the overlay of a snapshot that QEMU will take while the virtual machine runs, and return its path. The
     disk still is a link to the layer before. A repeated call returns the same overlay. Arguments and errors are those
@@ -268,7 +253,6 @@ __all__ = [
     "create_snapshot",
     "delete_snapshot",
     "is_at_snapshot",
-    "make_layer",
     "prepare_overlay",
     "revert_snapshot",
     "switch_to",

@@ -32,9 +32,6 @@ HOST_IS_GONE = (PROLOG_MIGRATE_UNKNOWN, PROLOG_MIGRATE_UNKNOWN_FAILURE)
 #: The action of a history record by which a VM is deleted and created again (ACTION of a front-end).
 RECREATE = 14
 
-#: Types of disks that are created empty, without an image.
-VOLATILE_TYPES = ("fs", "swap")
-
 
 @dataclass(frozen=True)
 class VmSnapshot:
@@ -85,16 +82,6 @@ class VmDisk:
     is_standalone: bool = False
     recovery_snapshot_freq: int | None = None
     snapshots: tuple[VmSnapshot, ...] = ()
-
-    @property
-    def is_volatile(self) -> bool:
-        """Return whether the disk was created empty, without an image."""
-        return self.type in VOLATILE_TYPES
-
-    @property
-    def active_snapshot(self) -> int | None:
-        """Return the id of the snapshot from which the disk continues, or ``None``."""
-        return next((snapshot.id for snapshot in self.snapshots if snapshot.is_active), None)
 
     def require_format(self) -> str:
         """Return the recorded format.

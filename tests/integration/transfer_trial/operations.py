@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._core.directory import opened_directory
-from .._core.part_directory import remove_all
+from .._core.part_directory import remove_at
 from .._remote.serve import Handlers, Request
 from .._remote.transfer import Route, push_tree
 from .._remote.tree import Source
@@ -44,7 +44,8 @@ def begin(_request: Request, peer: TreePeer | None, log: Callable[[str], object]
         """Send files of a directory, and then remove them."""
         with opened_directory(directory) as opened:
             peer.send(Source(opened, directory, names))
-            remove_all(opened, names)
+            for name in names:
+                remove_at(opened, name)
         return "removed"
 
     def read(directory: str, names: dict[str, str]) -> str:

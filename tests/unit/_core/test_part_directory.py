@@ -17,7 +17,6 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.part_directo
     create_part_directory,
     is_directory_held,
     open_part_directory,
-    remove_all,
     remove_at,
     remove_unheld_directory,
 )
@@ -88,16 +87,6 @@ def test_an_empty_directory_of_a_killed_program_is_removed(tmp_path: Path, paren
     (tmp_path / "part").mkdir(mode=0o700)
     remove_unheld_directory(parent, "part")
     assert os.listdir(tmp_path) == []
-
-
-def test_removal_of_several_names(tmp_path: Path, parent: int) -> None:
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "b" / "x").touch()
-    (tmp_path / "lock").touch()
-    (tmp_path / "kept").touch()
-    assert remove_all(parent, ["lock", "a", "none"])
-    assert os.listdir(tmp_path) == ["kept"]
-    assert not remove_all(parent, ["lock", "a", "none"])
 
 
 def test_removal_follows_no_link_and_has_a_bound(tmp_path: Path, parent: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,6 @@ from ansible_collections.granary.vmstore.plugins.module_utils._image.vm_disk_new
 from ansible_collections.granary.vmstore.plugins.module_utils._image.vm_disk_snapshots import (
     create_snapshot,
     delete_snapshot,
-    make_layer,
     prepare_overlay,
     revert_snapshot,
     switch_to,
@@ -377,21 +376,9 @@ def test_raw_disks_and_copies_have_no_overlays(tmp_path: Path) -> None:
     says = f"The disk {record.path} can't have layers, because its snapshots are whole copies."
     with refused(Conflict, says=says):
         prepare_overlay(record, 0)
-    with refused(Conflict, names=[record.path]):
-        make_layer(record)
 
 
 # Names of layers
-
-
-def test_a_file_becomes_a_layer(tmp_path: Path) -> None:
-    record = plain(str(tmp_path))
-    before, inode = content(record.path, "qcow2"), os.stat(record.path).st_ino
-    assert make_layer(record)
-    assert not make_layer(record)
-    assert os.readlink(record.path) == "disk.1.snap/0"
-    assert os.stat(record.path).st_ino == inode
-    assert content(record.path, "qcow2") == before
 
 
 def test_layers_follow_a_new_name(tmp_path: Path) -> None:

@@ -39,14 +39,6 @@ def test_a_disk_is_found_by_its_id() -> None:
         records.replace(VM, disks=()).disk(0)
 
 
-def test_volatile_disks_have_no_image() -> None:
-    assert (VOLATILE.is_volatile, DISK.is_volatile) == (True, False)
-
-
-def test_the_active_snapshot() -> None:
-    assert (VOLATILE.active_snapshot, DISK.active_snapshot) == (None, 4)
-
-
 def test_a_missing_value_is_never_an_empty_text() -> None:
     assert (DISK.require_format(), DISK.require_source()) == ("qcow2", "/ds/1/a")
     with refused(InvalidInput, says="FORMAT of the disk 0 is missing: this action needs it."):

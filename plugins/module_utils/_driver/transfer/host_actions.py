@@ -34,7 +34,7 @@ from ..._image.vm_removal import (
     sweep_removed_at,
 )
 from ..._remote.staging import Staging
-from ..._remote.tree import Source, Tree
+from ..._remote.tree import DIRECTORY, Source, Tree
 from .arrival import Arrival
 from .disk_source import FilesSource, disk_source
 from .live_disks import RunningVm, copy_of_running, remove_snapshot, take_snapshot
@@ -137,8 +137,10 @@ class HostActions:
         parsed = parse_disk_path(path, directory=True)
 
         def accept(tree: Tree) -> None:
-            if tree[0].path != str(parsed.vm):
-                raise TransferFailed(f"The files of {path} came with {tree[0].path!r}, which is none of them.")
+            for entry in tree:
+                # A lying host must not replace the directory of another VM.
+                if entry.path.split("/")[0] != str(parsed.vm) or tree[0].kind != DIRECTORY:
+                    raise TransferFailed(f"The files of {path} came with {entry.path!r}, which is none of them.")
 
         with opened_system_datastore(parsed, create=True) as system:
             self._peer.receive(

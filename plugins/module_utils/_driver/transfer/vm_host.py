@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from ..._core.directory import opened_directory
 from ..._core.errors import LibvirtFailed, LibvirtMissing, NotFound, VmstoreError, os_errors
 from ..._core.plan import Plan
 from ..._core.records import TYPE_CHECKING, dataclass
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from ..._libvirt.connection import Domain
     from ..._libvirt.devices.disk import Disk
     from ..._libvirt.disk_attachment import DiskPlan
-
-DEFAULT_URI = "qemu:///system"
 
 
 @dataclass(frozen=True)
@@ -134,43 +133,43 @@ def perform(action: str, *arguments: Any) -> Any:
     return _OPERATIONS[action](*arguments)
 
 
-def attach(domain: str, disk: Disk, uri: str = DEFAULT_URI) -> AttachResult:
+def attach(domain: str, disk: Disk) -> AttachResult:
     """Give a domain a disk: in its definition, and at once if it runs and the bus allows it.
 
     :raises DependencyNotFound: libvirt has no such domain.
     :raises VmstoreError: libvirt refuses the disk, and nothing is changed.
     """
-    from ..._libvirt.connection import Hypervisor
+    from ..._libvirt.connection import DEFAULT_URI, Hypervisor
     from ..._libvirt.disk_attachment import plan_attachment
 
-    return _run(plan_attachment(Hypervisor(uri).domain(domain), disk))
+    return _run(plan_attachment(Hypervisor(DEFAULT_URI).domain(domain), disk))
 
 
-def detach(domain: str, path: str, uri: str = DEFAULT_URI) -> AttachResult:
+def detach(domain: str, path: str) -> AttachResult:
     """Take a disk from a domain: from the running domain first, and then from its definition. A domain that doesn't
     exist has no disk.
 
     :arg path: the path of the disk.
     :raises VmstoreError: the guest doesn't release the disk, and nothing is changed.
     """
-    from ..._libvirt.connection import Hypervisor
+    from ..._libvirt.connection import DEFAULT_URI, Hypervisor
     from ..._libvirt.disk_attachment import plan_detachment
 
-    found = Hypervisor(uri).find_domain(domain)
+    found = Hypervisor(DEFAULT_URI).find_domain(domain)
     return AttachResult() if found is None else _run(plan_detachment(found, path))
 
 
-def resize(domain: str, path: str, size: int, uri: str = DEFAULT_URI) -> None:
+def resize(domain: str, path: str, size: int) -> None:
     """Grow a disk of a running domain.
 
     :arg path: the path of the disk.
     :arg size: bytes.
     :raises VmstoreError: the disk can't grow.
     """
-    from ..._libvirt.connection import Hypervisor
+    from ..._libvirt.connection import DEFAULT_URI, Hypervisor
     from ..._libvirt.running_disk import find_running_disk
 
-    find_running_disk(Hypervisor(uri).domain(domain), path).resize(size)
+    find_running_disk(Hypervisor(DEFAULT_URI).domain(domain), path).resize(size)
 
 
 def _run(plan: DiskPlan) -> AttachResult:
@@ -178,12 +177,12 @@ def _run(plan: DiskPlan) -> AttachResult:
     return AttachResult(tuple(plan.restart_reasons))
 
 
-def look(queries: Sequence[VmQuery], uri: str = DEFAULT_URI) -> HostState:
+def look(queries: Sequence[VmQuery]) -> HostState:
     """Return the state of VMs on this host. Nothing is changed.
 
     :raises FileAccessFailed: a directory can't be read.
     """
-    domains, error = _look_at_domains({one.domain for one in queries if one.domain is not None}, uri)
+    domains, error = _look_at_domains({one.domain for one in queries if one.domain is not None})
     return HostState(
         tuple(_look_at_vm(one, domains) for one in queries),
         {
@@ -246,11 +245,8 @@ def _room(path: str) -> int:
     """
     while True:
         try:
-            opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                return LARGEST if may_compress(opened) else room(path)
-            finally:
-                os.close(opened)
+            with opened_directory(path, option="datastore") as opened:
+                return LARGEST if may_compress(opened) else room(opened)
         except FileNotFoundError:
             path = os.path.dirname(path)
         except OSError as error:
@@ -258,16 +254,16 @@ def _room(path: str) -> int:
                 raise error
 
 
-def _look_at_domains(names: Iterable[str], uri: str) -> tuple[dict[str, DomainState], str | None]:
+def _look_at_domains(names: Iterable[str]) -> tuple[dict[str, DomainState], str | None]:
     """Return the domains by name, and the reason if libvirt can't be used."""
     wanted = sorted(names)
     if not wanted:
         return {}, None
-    from ..._libvirt.connection import Hypervisor
+    from ..._libvirt.connection import DEFAULT_URI, Hypervisor
 
     found = {}
     try:
-        hypervisor = Hypervisor(uri, read_only=True)
+        hypervisor = Hypervisor(DEFAULT_URI, read_only=True)
         for name in wanted:
             domain = hypervisor.find_domain(name)
             if domain is not None and domain.name == name:

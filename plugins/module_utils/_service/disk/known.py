@@ -136,10 +136,6 @@ class KnownVms:
             return None
         return self._require(self._images.get(disk.image_id), f"image {disk.image_id}")
 
-    def put_image(self, image: Image) -> None:
-        """Record the plan for a changed image."""
-        self._images[image.id] = image
-
     def datastore_of(self, owner: DeclaredVm | Image) -> Datastore:
         """Return the datastore of an image, or the system datastore of a VM.
 

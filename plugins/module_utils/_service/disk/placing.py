@@ -11,6 +11,7 @@ import os
 from ..._core import records
 from ..._core.errors import Conflict, NotFound, UnsupportedAction
 from ..._core.records import dataclass
+from ..._driver.registry import transfer_class
 from ..._model.datastore import Datastore
 from ..._model.declared_vm import LEAVING, NEW, DeclaredVm
 from ..._model.names import check_domain
@@ -95,8 +96,9 @@ def _new(known: KnownVms, spec: VmSpec) -> DeclaredVm:
 
 def _check_system(datastore: Datastore) -> Datastore:
     """Return a system datastore whose transfer driver places data on hosts."""
-    if datastore.tm_driver == "virtiofs":
-        raise UnsupportedAction(f"datastore: {datastore.name!r} has the transfer driver virtiofs, which has no disks.")
+    name = datastore.tm_driver
+    if name is not None and not transfer_class(name).info.stores_data:
+        raise UnsupportedAction(f"datastore: {datastore.name!r} has the transfer driver {name}, which has no disks.")
     return datastore
 
 

@@ -79,8 +79,8 @@ def test_every_disk_of_a_real_front_end_compared_with_another_parser() -> None:
                 "SOURCE": found.source,
                 "FORMAT": found.format,
                 "TM_MAD": found.tm_mad,
-                "CLONE": None if found.is_volatile else "NO" if found.is_persistent else "YES",
-                "SAVE": None if found.is_volatile else "YES" if found.is_saved else "NO",
+                "CLONE": None if found.type in ("fs", "swap") else "NO" if found.is_persistent else "YES",
+                "SAVE": None if found.type in ("fs", "swap") else "YES" if found.is_saved else "NO",
             } == {
                 name: disk.findtext(name) for name in ("DISK_ID", "SIZE", "SOURCE", "FORMAT", "TM_MAD", "CLONE", "SAVE")
             }

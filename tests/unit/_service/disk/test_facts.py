@@ -60,7 +60,6 @@ def test_a_vm_has_its_place_and_its_disks(known: KnownVms) -> None:
     )
     assert linked.snapshots == (VmSnapshot(3, True),)
     assert (empty.disk_id, empty.type, empty.fs, empty.datastore_id, empty.tm_mad) == (2, "fs", "ext4", 0, "local")
-    assert empty.is_volatile
 
 
 def test_a_planned_disk_counts(known: KnownVms) -> None:
