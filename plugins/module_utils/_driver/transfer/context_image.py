@@ -20,9 +20,6 @@ from ..._remote.tree import Source
 #: The volume id by which a guest finds the image (spec: storage-driver, "context").
 VOLUME_ID = "CONTEXT"
 
-#: Permission bits of the image.
-MODE = 0o644
-
 
 @contextlib.contextmanager
 def context_image(files: Mapping[str, str], name: str) -> Iterator[Source]:
@@ -35,12 +32,13 @@ def context_image(files: Mapping[str, str], name: str) -> Iterator[Source]:
     for file_name in files:
         check_file_name("file", file_name)
     image = iso_bytes(IsoLabels(VOLUME_ID), add_sources({}, files))
-    with os_errors("make a context image"), tempfile.TemporaryDirectory(prefix="vmstore-context-") as place:
-        with open(os.path.join(place, name), "xb") as file:
-            file.write(image)
-            os.fchmod(file.fileno(), MODE)
-        with opened_directory(place) as directory:
-            yield Source(directory, place, {name: name})
+    with contextlib.ExitStack() as stack:
+        with os_errors("make a context image"):
+            place = stack.enter_context(tempfile.TemporaryDirectory(prefix="vmstore-context-"))
+            with open(os.path.join(place, name), "xb") as file:
+                file.write(image)
+            directory = stack.enter_context(opened_directory(place))
+        yield Source(directory, place, {name: name})
 
 
 __all__ = ["context_image"]
