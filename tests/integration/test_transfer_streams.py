@@ -24,6 +24,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from documentation import block
 from refusal import refused
 
 ROOT = Path(__file__).parents[2]
@@ -406,6 +407,23 @@ def test_a_pull_goes_on_after_a_cut(hosts: Hosts, proxy: Any, large: Path) -> No
     assert facts(hosts.here) == facts(hosts.h1)
     assert os.listdir(hosts.here) == ["disk"]
     assert network.passed[1] < LARGE - 60 * MIB
+
+
+def test_the_compression_of_ssh(hosts: Hosts, proxy: Any, tmp_path: Path) -> None:
+    """The configuration of the documentation, as an option of the command."""
+    (tmp_path / "config").write_text(block("docs/vm-disks.md", "Slow links between hosts").text)
+    command = ["/usr/bin/ssh", "-F", str(tmp_path / "config"), "-G", "branch-1"]
+    configured = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    (line,) = [one for one in configured if one.startswith("compression ")]
+    (hosts.here / "text").write_bytes(b"%d " % MIB * MIB)
+    passed = {}
+    for compression in ("no", line.split()[1]):
+        network = proxy([None], to_server=True)
+        hosts.options = (*network.options, "-o", f"Compression={compression}")
+        hosts.push({"text": "text"})
+        assert facts(hosts.h1) == facts(hosts.here)
+        passed[compression] = network.passed[0]
+    assert passed["no"] > 8 * MIB > MIB > passed["yes"]
 
 
 def test_a_network_that_stays_away(hosts: Hosts, proxy: Any, large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
