@@ -16,7 +16,7 @@ from ..._core.errors import CommandFailed, NotFound, StaleState, os_errors
 from ..._core.records import TYPE_CHECKING
 from ..._model.datastore import NFS_AUTO
 from ..info import DriverInfo
-from .base import OPTION, Capacity, DatastoreDriver
+from .base import OPTION, Capacity, DatastoreDriver, VmUsage
 
 if TYPE_CHECKING:
     from ..._core.command import Completed
@@ -110,6 +110,19 @@ class DirectoryDriver(DatastoreDriver):
         )
         return read_capacity(path, completed)
 
+    def vm_usage(self) -> tuple[VmUsage, ...]:
+        """Return the storage of the disks of VMs. Only system datastores have such directories.
+
+        :raises FileAccessFailed: the datastore's directory can't be read.
+        :raises TimedOut: the file system doesn't respond.
+        :raises VmstoreError: see :meth:`require_store`.
+        """
+        from ..._core.deadline import run_with_deadline
+
+        self.require_store()
+        path = self.datastore.base_path
+        return run_with_deadline(self.timeout, f"Reading the disks in {path}", functools.partial(_read_usage, path))
+
 
 class SystemDriver(DirectoryDriver):
     """The stand-in for the missing datastore driver of system datastores (spec: storage-driver). On the front-end,
@@ -124,6 +137,20 @@ class SystemDriver(DirectoryDriver):
         is_directory=True,
         attributes=frozenset(NFS_AUTO),
     )
+
+
+def _read_usage(path: str) -> tuple[VmUsage, ...]:
+    from ..._image.vm_usage import read_usage
+
+    with os_errors(f"read the directory {path}"), opened_directory(path, option="base_path") as found:
+        opened = open_directory_at(found, ".")
+        try:
+            return tuple(
+                VmUsage(vm, tuple(disks), tuple(snapshots), error)
+                for vm, disks, snapshots, error in read_usage(opened, path)
+            )
+        finally:
+            os.close(opened)
 
 
 def read_capacity(path: str, completed: Completed) -> Capacity:
