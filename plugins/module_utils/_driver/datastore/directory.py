@@ -19,7 +19,10 @@ from ..info import DriverInfo
 from .base import OPTION, Capacity, DatastoreDriver, VmUsage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from ..._core.command import Completed
+    from ..._image.vm_usage import Usage
     from .shared_store import SharedStore
 
 #: A mebibyte in bytes.
@@ -118,10 +121,12 @@ class DirectoryDriver(DatastoreDriver):
         :raises VmstoreError: see :meth:`require_store`.
         """
         from ..._core.deadline import run_with_deadline
+        from ..._image.vm_usage import read_usage  # on a bridge, a child process can't import modules
 
         self.require_store()
         path = self.datastore.base_path
-        return run_with_deadline(self.timeout, f"Reading the disks in {path}", functools.partial(_read_usage, path))
+        read = functools.partial(_read_usage, path, read_usage)
+        return run_with_deadline(self.timeout, f"Reading the disks in {path}", read)
 
 
 class SystemDriver(DirectoryDriver):
@@ -139,15 +144,12 @@ class SystemDriver(DirectoryDriver):
     )
 
 
-def _read_usage(path: str) -> tuple[VmUsage, ...]:
-    from ..._image.vm_usage import read_usage
-
+def _read_usage(path: str, read: Callable[[int, str], Iterable[Usage]]) -> tuple[VmUsage, ...]:
     with os_errors(f"read the directory {path}"), opened_directory(path, option="base_path") as found:
         opened = open_directory_at(found, ".")
         try:
             return tuple(
-                VmUsage(vm, tuple(disks), tuple(snapshots), error)
-                for vm, disks, snapshots, error in read_usage(opened, path)
+                VmUsage(vm, tuple(disks), tuple(snapshots), error) for vm, disks, snapshots, error in read(opened, path)
             )
         finally:
             os.close(opened)
