@@ -224,7 +224,7 @@ def check_storage(system: dict[str, Any], execute: Execute) -> None:
         size = execute(host["name"], "df", "-B1", "--output=size", system["base_path"]).split()[-1]
         assert host["total_mb"] == int(size) >> 20
     for vm in system["vms"]:
-        for disk, target in zip(vm["disks"], ("vda", "vdb")):
+        for disk, target in zip(vm["disks"], ("vda", "vdb"), strict=True):
             lines = execute(vm["host"], "virsh", "domblkinfo", vm["name"], target).splitlines()
             sizes = {name: int(value) for name, _colon, value in (line.partition(":") for line in lines) if value}
             assert disk["size_mb"] == sizes["Capacity"] >> 20
