@@ -72,8 +72,8 @@ options:
         calls these for a system datastore with that driver.
       - All of them but V(virtiofs) have C(monitor). V(ssh) and V(local) also have C(monitor_ds), which runs on the hosts
         and needs only C(/usr/bin/python3).
-      - The front-end keeps its own scripts for all other actions, such as C(premigrate) and C(prebackup). These scripts
-        work with the same files.
+      - The front-end keeps its own scripts for all other actions, such as C(prebackup). These scripts work with the
+        same files.
       - Use V([]) to keep all of the front-end's own transfer drivers.
     type: list
     elements: str
