@@ -70,8 +70,8 @@ options:
       - The transfer drivers to install. V(qcow2) is another name of V(shared).
       - The scripts of V(shared) and V(qcow2) also have the names C(<action>.ssh) and C(<action>.local). A front-end
         calls these for a system datastore with that driver.
-      - All of them but V(virtiofs) have C(monitor). V(ssh) and V(local) also have C(monitor_ds), which runs on the hosts
-        and needs only C(/usr/bin/python3).
+      - All of them but V(virtiofs) have C(monitor). V(ssh) and V(local) also have C(monitor_ds), which runs on the
+        hosts and needs only C(/usr/bin/python3).
       - The front-end keeps its own scripts for all other actions, such as C(prebackup). These scripts work with the
         same files.
       - Use V([]) to keep all of the front-end's own transfer drivers.

@@ -18,7 +18,8 @@ import pytest
 ROLE = Path(__file__).parents[2] / "roles" / "opennebula_drivers"
 ACTIONS = sorted("clone cp export increment_flatten mkfs monitor rm snap_delete snap_flatten snap_revert stat".split())
 TRANSFERS = (
-    "clone ln mvds cpds mv snap_create snap_create_live snap_delete snap_revert context delete mkimage mkswap resize"
+    "clone ln mvds cpds mv snap_create snap_create_live snap_delete snap_revert context delete mkimage mkswap resize "
+    "premigrate failmigrate postmigrate"
 ).split()
 #: Names of each action in mixed mode.
 MIXED = [f"{action}.{system}" for action in TRANSFERS for system in ("ssh", "local")]
