@@ -80,6 +80,7 @@ class BridgedFsDriver(DatastoreDriver):
     preview_mkfs = _forward("preview_mkfs")
     preview_resize = _forward("preview_resize")
     preview_snapshot = _forward("preview_snapshot")
+    vm_usage = _forward("vm_usage")
 
     def snapshots(self, source: str) -> list[int]:
         return list(self.ask("snapshots", (source,), {}))
@@ -255,8 +256,6 @@ class BridgedSystemDriver(BridgedFsDriver):
     """The stand-in of :class:`SystemDriver` on the front-end. A shared system datastore is read on one of the hosts."""
 
     info = SystemDriver.info
-
-    vm_usage = _forward("vm_usage")
 
 
 def spread(hosts: Sequence[str]) -> Sequence[str]:
