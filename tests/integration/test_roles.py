@@ -392,10 +392,10 @@ def test_the_site_can_be_checked_before_anything_of_it_is_there(
         execute(host, "mkdir", "-p", "/mnt/data")
     inventory = tmp_path / "site.yml"
     variables = {
+        "vmstore_cluster_ssh": False,  # the example site has it
         "vmstore_datastores": [{"name": "fs", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}],
         "vmstore_images": [{"name": "data", "datastore": "fs", "path": "/mnt/data", "persistent": True}],
         "vmstore_exports": [{"host": "blank", "domain": "none", "image": "data"}],
-        "vmstore_cluster_ssh": False,  # the example site has it
     }
     groups = {"vmstore_frontend": {"hosts": {frontend: None}}, "vmstore_hypervisors": {"hosts": {"blank": None}}}
     inventory.write_text(json.dumps({"all": {"vars": variables, "children": groups}}))

@@ -138,8 +138,8 @@ GONE = {
 
 @pytest.fixture(scope="module")
 def run_site(site: Lab, tmp_path_factory: pytest.TempPathFactory, execute: Execute) -> Iterator[Callable[..., str]]:
-    """Run the playbook on hv1, front-end and hypervisor in one, with the image `site_rw`, and remove the front-end's
-    directories at the end.
+    """Run the playbook on hv1, front-end and hypervisor in one, with the image `site_rw`, and remove the image at the
+    end.
     """
     base = {
         "vmstore_datastores": [{"name": "site", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}],
@@ -232,12 +232,15 @@ def test_an_export_comes_moves_in_the_guest_and_goes(
     assert count_changes(converge([gone])) == 0
 
 
-def test_the_service_user_reaches_the_hosts(foretold: Callable[..., str], execute: Execute) -> None:
-    """The default is access between all hosts. test_cluster_ssh.py has several hosts, and runs the tasks again."""
+def test_the_service_user_reaches_the_hosts(
+    converge: Callable[..., str], foretold: Callable[..., str], execute: Execute
+) -> None:
+    """The default is access between all hosts. test_cluster_ssh.py has several hosts."""
     command = ["runuser", "-u", "oneadmin", "--", "ssh", "-oBatchMode=yes", "hv1", "hostname"]
     assert execute("hv1", *command, check=False) == ""
     assert count_changes(foretold([], vmstore_cluster_ssh=True)) == 3  # the login shell, the key pair and the lines
     assert execute("hv1", *command).strip() == "hv1"
+    assert count_changes(converge([], vmstore_cluster_ssh=True)) == 0
 
 
 def test_a_guest_has_the_mount_once_its_domain_was_restarted(
