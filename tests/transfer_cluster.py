@@ -15,11 +15,12 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from xml.sax.saxutils import escape
 from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
@@ -252,21 +253,28 @@ class Cluster:
         """Return the port of the API that actions use."""
         return self._port
 
-    def start(self, driver: str, action: str, *arguments: object) -> subprocess.Popen[str]:
+    def start(
+        self, driver: str, action: str, *arguments: object, stdin: int | IO[bytes] = subprocess.DEVNULL
+    ) -> subprocess.Popen[str]:
         """Start an action."""
         return subprocess.Popen(
             self.command(driver, action, *arguments),
             env=self.environment,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def call(self, driver: str, action: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    def call(
+        self, driver: str, action: str, *arguments: object, stdin: bytes = b""
+    ) -> subprocess.CompletedProcess[str]:
         """Run an action, and return its result."""
-        with self.start(driver, action, *arguments) as process:
-            stdout, stderr = process.communicate(timeout=300)
+        with tempfile.TemporaryFile() as file:
+            file.write(stdin)
+            file.seek(0)
+            with self.start(driver, action, *arguments, stdin=file) as process:
+                stdout, stderr = process.communicate(timeout=300)
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     def connections(self) -> dict[str, int]:

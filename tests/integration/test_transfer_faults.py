@@ -30,7 +30,7 @@ from simulated_datastore.testing import FaultWalker, SimulatedDatastore, mount
 from vm_transfers import Action
 
 STRIDE = int(os.environ.get("TRANSFER_STRIDE", "29"))
-NAMES = ("clone, local", "mvds, ssh raw", "cpds, local", "mv, local")
+NAMES = ("clone, local", "mvds, ssh raw", "cpds, local", "mv, local", "premigrate, local", "postmigrate, ssh raw")
 ACTIONS = vm_transfers.actions("h1", "h2")
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from .._core.directory import exists_at, open_directory_at, open_file_at
 from .._core.errors import Conflict, NotFound, StaleState, os_errors
@@ -70,10 +70,12 @@ class Source:
     :arg place: path of the directory, for messages.
     :arg names: the names in the directory that belong to the tree, each with its name in the tree. The first one must
         exist. A link whose target begins with one of the names leads to the new name in the tree.
+    :arg left_out: paths in the tree that don't belong to it.
     """
 
-    def __init__(self, directory: int, place: str, names: Mapping[str, str]) -> None:
+    def __init__(self, directory: int, place: str, names: Mapping[str, str], *, left_out: Collection[str] = ()) -> None:
         self._directory = directory
+        self._left_out = frozenset(left_out)
         self.place = place
         self._names = dict(names)
         self._original = {new: old for old, new in names.items()}
@@ -125,7 +127,7 @@ class Source:
             opened = open_directory_at(directory, name)
             try:
                 for inner in os.listdir(opened):
-                    if not is_part_name(inner):
+                    if not is_part_name(inner) and f"{path}/{inner}" not in self._left_out:
                         yield from self.walk(opened, inner, f"{path}/{inner}")
             finally:
                 os.close(opened)
