@@ -262,7 +262,7 @@ def test_a_reboot_mounts_again_as_the_info_has_it(guest: Guest) -> None:
     assert not guest.mount(path=odd, options=["noexec"])["changed"]
     found = guest.module("virtiofs_mount_info")
     assert (found["changed"], found["supported"], set(TAGS) <= set(found["tags"])) == (False, True, True)
-    live, options = ["rw", "noexec", "relatime"], ["noexec", "nofail"]
+    live, options = ["rw", "relatime", "noexec"], ["noexec", "nofail"]
     assert sorted(found["mounts"], key=lambda mount: str(mount["tag"])) == [
         {"path": "/mnt/gone", "tag": "gone", "live": None, "fstab": ["nofail"], "connected": False},
         {"path": odd, "tag": "one-1", "live": live, "fstab": options, "connected": True},
