@@ -17,8 +17,10 @@ from pathlib import Path
 
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import Settings
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.registry import transfer_class
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.transfer import hosts
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.transfer.base import TransferDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.transfer.facts import VmFacts
+from ansible_collections.granary.vmstore.plugins.module_utils._image.vm_disk import DiskRecord
 from ansible_collections.granary.vmstore.plugins.module_utils._model.place import Place
 from ansible_collections.granary.vmstore.plugins.module_utils._model.vm import Vm, VmDisk
 
@@ -35,7 +37,7 @@ Files = dict[str, bytes]
 State = Mapping[str, str]
 
 #: Names beside images and disks that an action may leave.
-KEPT = re.compile(r"(.*/)?(\.disks\.lock|\.monitor|\.disk\.0\.moved)")
+KEPT = re.compile(r"(.*/)?(\.disks\.lock|\.monitor|\.migrating|\.disk\.0\.moved)")
 #: Paths of images, disks and their snapshots.
 DISK = re.compile(rf"[^/]+/(\d+|\d+/{VM})/(([0-9a-f]{{32}}|disk\.\d+)(\.snap/\d+)?)")
 CHECKSUM = ".md5sum"
@@ -280,6 +282,12 @@ def disk_layers(root: Path) -> None:
     write_layers(root / HOST, [4, 5, 3])
 
 
+def migrated(root: Path) -> None:
+    """Copy the VM directory to the other host, as after a migration."""
+    shutil.copytree(root / "host", root / "other", symlinks=True, dirs_exist_ok=True)
+    (root / "other/0/5/.migrating").touch()
+
+
 def named(path: str, current: int, snapshots: Mapping[int, int] | None = None) -> State:
     """Return the state of an image or a disk."""
     return {path: filled(current), **{f"{path}.snap/{k}": filled(v) for k, v in (snapshots or {}).items()}}
@@ -318,6 +326,19 @@ def calling(method: str, *arguments: Place | str | int | None) -> Callable[[Tran
             return f"{root}/{argument}" if isinstance(argument, str) else argument
 
         getattr(driver, method)(*map(below, arguments), VM)
+
+    return work
+
+
+def migrating(host: str, other: str, action: str) -> Callable[[TransferDriver, Path], object]:
+    """Return a function that runs an operation around a live migration on the host of a VM."""
+
+    def work(driver: TransferDriver, root: Path) -> None:
+        origin, target = f"{root}/host/0/{VM}", f"{root}/other/0/{VM}"
+        image_format = driver.facts.vm(VM).disks[0].require_format()
+        disks = [DiskRecord(f"{origin if action == 'prepare_migration' else target}/disk.0", image_format)]
+        more = [driver.info.name] if action == "prepare_migration" else []
+        hosts.run(host, action, origin, other, target, disks, *more, log=driver.log)
 
     return work
 
@@ -562,7 +583,30 @@ def actions(host: str, other: str) -> dict[str, Action]:
             {**named(SHARED, 1), **named(OTHER, 3, {0: 4, 1: 3})},
         ),
     }
-    places = {"clone": "host/0", "mv": "other/0"}
+    empty = hashlib.sha256(bytes(SIZE)).hexdigest()
+    for name, driver, image_format, source, state, data in (
+        ("ssh raw", "ssh", "raw", disk_raw, RAW_DISK, empty),
+        ("local", "local", "qcow2", disk_layers, LAYERED_DISK, filled(5)),
+    ):
+        arrived = moved(state, OTHER)
+        prepared = {one: data if one in (OTHER, f"{OTHER}.snap/2") else view for one, view in arrived.items()}
+        found[f"premigrate, {name}"] = Action(
+            driver,
+            image_format,
+            make(source),
+            migrating(host, other, "prepare_migration"),
+            state,
+            {**state, **prepared},
+        )
+        found[f"postmigrate, {name}"] = Action(
+            driver,
+            image_format,
+            make(source, migrated),
+            migrating(host, other, "finish_migration"),
+            {**state, **arrived},
+            arrived,
+        )
+    places = {"clone": "host/0", "mv": "other/0", "premigrate": "other/0"}
     return {
         name: action if action.driver == "shared" else replace(action, monitored=places.get(name.split(",")[0]))
         for name, action in found.items()

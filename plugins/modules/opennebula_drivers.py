@@ -69,7 +69,7 @@ options:
       - The transfer drivers to install. V(qcow2) is another name of V(shared).
       - The scripts of V(shared) and V(qcow2) also have the names C(<action>.ssh) and C(<action>.local). A front-end
         calls these for a system datastore with that driver.
-      - The front-end keeps its own scripts for all other actions, such as C(premigrate) and C(prebackup). These scripts
+      - The front-end keeps its own scripts for all other actions, such as C(monitor) and C(prebackup). These scripts
         work with the same files.
       - Use V([]) to keep all of the front-end's own transfer drivers.
     type: list

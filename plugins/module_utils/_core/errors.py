@@ -78,6 +78,10 @@ class Conflict(VmstoreError):
     """The desired state is valid but collides with an existing object, which the message names."""
 
 
+class SharedDirectory(Conflict):
+    """Two hosts have the same directory, which must be two directories for the action."""
+
+
 class UnsupportedAction(VmstoreError):
     """An action that a driver, or the host's software, can't do."""
 
@@ -203,6 +207,7 @@ __all__ = [
     "NotFound",
     "PartlyDone",
     "PathNotAllowed",
+    "SharedDirectory",
     "StaleState",
     "TimedOut",
     "TransferFailed",

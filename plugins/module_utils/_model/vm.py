@@ -60,6 +60,7 @@ class VmDisk:
     :arg is_persistent: whether the disk is the image itself, and not a copy of it (CLONE=NO).
     :arg is_saved: whether the disk goes back to the image datastore when the VM ends (SAVE=YES). The disk of a CD-ROM
         image is persistent but isn't saved, because several VMs can have the image.
+    :arg is_read_only: whether the VM can't write to the disk.
     :arg is_standalone: whether a qcow2 disk is a full copy, and not an overlay of the image.
     :arg recovery_snapshot_freq: seconds between two recovery snapshots.
     :arg snapshots: the snapshots of the disk, by ascending ids.
@@ -79,6 +80,7 @@ class VmDisk:
     target: str | None = None
     fs: str | None = None
     is_sparse: bool = True
+    is_read_only: bool = False
     is_standalone: bool = False
     recovery_snapshot_freq: int | None = None
     snapshots: tuple[VmSnapshot, ...] = ()
@@ -127,6 +129,7 @@ class Vm:
     :arg host: the name of the host.
     :arg system_datastore_id: the datastore with the VM's directory. ``tm_mad`` is its transfer driver.
     :arg vm_mad: the driver of the hypervisor, such as ``kvm``.
+    :arg previous_datastore_id: the system datastore of the history record before.
     :arg last_action: the action of the history record, such as :data:`RECREATE`.
     :arg disks: the disks, by ascending ids. The context is no such disk.
     """
@@ -139,6 +142,7 @@ class Vm:
     system_datastore_id: int
     tm_mad: str
     vm_mad: str
+    previous_datastore_id: int | None = None
     last_action: int = 0
     deploy_id: str | None = None
     disks: tuple[VmDisk, ...] = ()

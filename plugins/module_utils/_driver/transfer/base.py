@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ..datastore.base import Settings
     from .facts import VmFacts
 
+#: The actions around a live migration. They get the VM on standard input.
+MIGRATION_ACTIONS = ("premigrate", "failmigrate", "postmigrate")
+
 #: The actions that a front-end calls, each by a script of its name, in the order of the specification.
 TRANSFER_ACTIONS = (
     "clone",
@@ -33,6 +36,7 @@ TRANSFER_ACTIONS = (
     "mkimage",
     "mkswap",
     "resize",
+    *MIGRATION_ACTIONS,
 )
 
 
@@ -141,5 +145,20 @@ class TransferDriver:
         """Grow a disk that isn't in use."""
         self._unsupported("resize")
 
+    def premigrate(self, source: str, target: Place, vm: int) -> None:
+        """Prepare the directory of a running VM on the host to which the VM will migrate.
 
-__all__ = ["TRANSFER_ACTIONS", "TransferDriver", "TransferInfo"]
+        :arg source: the host of the VM. ``target`` is the VM directory on the other host.
+        """
+        self._unsupported("premigrate")
+
+    def failmigrate(self, source: str, target: Place, vm: int) -> None:
+        """Undo :meth:`premigrate` after a failed migration. The VM runs on at the source."""
+        self._unsupported("failmigrate")
+
+    def postmigrate(self, source: str, target: Place, vm: int) -> None:
+        """Remove what the source doesn't need any more after a migration."""
+        self._unsupported("postmigrate")
+
+
+__all__ = ["MIGRATION_ACTIONS", "TRANSFER_ACTIONS", "TransferDriver", "TransferInfo"]

@@ -32,6 +32,13 @@ class VmFacts:
         """
         raise NotImplementedError
 
+    def previous_datastore(self, vm_id: int) -> int | None:
+        """Return the system datastore in which a VM was before the last migration. ``None`` if there was none.
+
+        The errors are those of :meth:`vm`.
+        """
+        raise NotImplementedError
+
     def datastore(self, datastore_id: int) -> Datastore:
         """Return a datastore. Its attributes include ``replica_host``.
 

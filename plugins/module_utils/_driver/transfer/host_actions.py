@@ -9,17 +9,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..._core.directory import exists_at, opened_directory, opened_file_at, sync_opened
-from ..._core.errors import Conflict, NotFound, TransferFailed, os_errors
+from ..._core.directory import exists_at, opened_directory, sync_opened
+from ..._core.errors import Conflict, NotFound, os_errors
 from ..._core.files import replace_file
 from ..._image.image_files import owner_like
 from ..._image.layout import snapshot_directory
 from ..._image.new_image import NewImage
 from ..._image.snapshots import merge
-from ..._image.vm_directory import DiskPath, opened_system_datastore, opened_vm_directory, parse_disk_path
+from ..._image.vm_directory import DiskPath, opened_system_datastore, parse_disk_path
 from ..._image.vm_disk import DiskRecord, OpenDisk, check_image, opened_disk, unchanged
 from ..._image.vm_disk_data import grow_disk, shrink_disk
 from ..._image.vm_disk_new import clone_image, foresee_merge, link_image, make_disk
@@ -33,31 +33,18 @@ from ..._image.vm_removal import (
     require_unused_at,
     sweep_removed_at,
 )
-from ..._remote.staging import Staging
-from ..._remote.tree import DIRECTORY, Source, Tree
+from ..._remote.tree import Source
 from .arrival import Arrival
 from .disk_source import FilesSource, disk_source
 from .live_disks import RunningVm, copy_of_running, remove_snapshot, take_snapshot
 from .local_peer import LocalReceiver, LocalSender, Target
+from .migration_actions import MigrationActions
+from .monitor_mark import mark_for_monitoring
 from .operations import Placement
 
-#: The file in a system datastore that names its transfer driver for the probes of a front-end (spec: storage-driver,
-#: "The Monitoring Process").
-MONITOR = ".monitor"
 
-
-class HostActions:
-    """The operations of one request.
-
-    :arg peer: the peer of an operation that sends or receives a tree: a :class:`.TreePeer`, or a peer on this host.
-    :arg log: is called with each line about the progress.
-    :arg push: sends a tree to another host, see :func:`.hosts.push`.
-    """
-
-    def __init__(self, peer: Any, log: Callable[[str], object], push: Callable[..., object]) -> None:
-        self._peer = peer
-        self._log = log
-        self._push = push
+class HostActions(MigrationActions):
+    """The operations of one request."""
 
     # Disks from another place, and back
 
@@ -72,7 +59,7 @@ class HostActions:
             self._peer.receive(
                 directory, path.directory, arrival.publish, owner=owner_like(directory), accept=arrival.accept
             )
-        _mark_for_monitoring(path, placement.monitor)
+        mark_for_monitoring(path, placement.monitor)
 
     def give_back(self, record: DiskRecord, name: str) -> None:
         """Send the files of a disk under the name of its image, and then remove the disk. A mark for :meth:`has_moved`
@@ -134,23 +121,7 @@ class HostActions:
 
     def receive_directory(self, path: str, monitor: str | None) -> None:
         """Receive a VM directory. An existing one is replaced."""
-        parsed = parse_disk_path(path, directory=True)
-
-        def accept(tree: Tree) -> None:
-            for entry in tree:
-                # A lying host must not replace the directory of another VM.
-                if entry.path.split("/")[0] != str(parsed.vm) or tree[0].kind != DIRECTORY:
-                    raise TransferFailed(f"The files of {path} came with {entry.path!r}, which is none of them.")
-
-        with opened_system_datastore(parsed, create=True) as system:
-            self._peer.receive(
-                system,
-                parsed.datastore,
-                lambda staging: _publish_directory(staging, parsed),
-                owner=owner_like(system),
-                accept=accept,
-            )
-        _mark_for_monitoring(parsed, monitor)
+        self._receive_directory(path, monitor)
 
     def send_directory(self, path: str, name: str) -> None:
         """Send a VM directory, and then remove it.
@@ -166,7 +137,7 @@ class HostActions:
         with _opened_directory(path) as (parsed, system):
             vm = parse_disk_path(target, directory=True).vm
             source = Source(system, parsed.datastore, {str(parsed.vm): str(vm)})
-            self._push(host, "receive_directory", target, monitor, source=source, log=self._log)
+            self._hosts.push(host, "receive_directory", target, monitor, source=source, log=self._log)
             remove_directory_at(system, parsed)
 
     def move_directory(self, path: str, target: str, monitor: str | None) -> None:
@@ -175,20 +146,16 @@ class HostActions:
         if self.has_directory(path) or not self.has_directory(target):
             with _opened_directory(path) as (origin, system):
                 if not _rename_directory(origin, system, parsed):
-                    source = Source(system, origin.datastore, {str(origin.vm): str(parsed.vm)})
-                    HostActions(LocalSender(source), self._log, self._push).receive_directory(target, None)
+                    names = {str(origin.vm): str(parsed.vm)}
+                    # A link to an image stays as it is, as with rename(2).
+                    source = Source(system, origin.datastore, names, may_lead_out=True)
+                    HostActions(LocalSender(source), self._log, self._hosts).receive_directory(target, None)
                     remove_directory_at(system, origin)
         else:
             origin = parse_disk_path(path, directory=True)
             with contextlib.suppress(NotFound), opened_system_datastore(origin) as system:
                 sweep_removed_at(system, origin)  # a killed run may have left it
-        _mark_for_monitoring(parsed, monitor)
-
-    def has_directory(self, path: str) -> bool:
-        """Return whether a VM directory exists."""
-        with contextlib.suppress(NotFound), opened_vm_directory(parse_disk_path(path, directory=True)):
-            return True
-        return False
+        mark_for_monitoring(parsed, monitor)
 
     # Disks on shared storage
 
@@ -221,7 +188,7 @@ class HostActions:
         arrival = Arrival(name, name, record.format)
         with os_errors(f"write {image}"), opened_directory(directory) as opened:
             target = Target(opened, directory, arrival.publish, owner_like(opened), arrival.accept)
-            HostActions(LocalReceiver(target), self._log, self._push).save(record, snapshot, vm, name)
+            HostActions(LocalReceiver(target), self._log, self._hosts).save(record, snapshot, vm, name)
 
     # Disks in their place
 
@@ -297,27 +264,6 @@ def _rename_directory(origin: DiskPath, system: int, target: DiskPath) -> bool:
             sync_opened(around)
             sync_opened(system)
     return True
-
-
-def _publish_directory(staging: Staging, path: DiskPath) -> None:
-    """Give a VM directory its name. A directory of this name must not be in use."""
-    try:
-        with locked_disk(path, doing="mv") as directory:
-            require_directory_unused(directory, path)
-            staging.publish()
-    except NotFound:
-        staging.publish()
-
-
-def _mark_for_monitoring(path: DiskPath, monitor: str | None) -> None:
-    """Let the probes of a front-end find the driver of a system datastore."""
-    if monitor is None:
-        return
-    with opened_system_datastore(path, create=True) as system, os_errors(f"write {path.datastore}/{MONITOR}"):
-        with contextlib.suppress(FileNotFoundError), opened_file_at(system, MONITOR) as file:
-            if os.read(file, len(monitor) + 2) == f"{monitor}\n".encode():
-                return
-        replace_file(system, MONITOR, f"{monitor}\n".encode(), 0o644, owner_like(system))
 
 
 __all__ = ["HostActions"]

@@ -9,19 +9,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..._core.errors import HostUnreachable
 from ..._model.place import Place
-from ..._remote.session import Session
 from ..._remote.transfer import Route, pull_tree
 from ..._remote.tree import Source
 from . import protocol, remote
 from .host_actions import HostActions
 from .local_peer import LocalReceiver, LocalSender, Target
 from .operations import KINDS, OPERATIONS
-from .remote import Log, request
-
-#: Upper bound of the time of a quick operation in seconds.
-QUICK = 60.0
+from .remote import Hosts, Log, request
 
 #: Names and addresses of this host, beside its own name.
 LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -36,6 +31,11 @@ def is_this_host(host: str) -> bool:
     return name == own_name and not (domain and own_domain)
 
 
+def is_same_host(one: str, other: str) -> bool:
+    """Return whether two names are those of one host."""
+    return one == other or (is_this_host(one) and is_this_host(other))
+
+
 def run(host: str, action: str, *arguments: Any, log: Log) -> Any:
     """Return the result of an operation that transfers no files.
 
@@ -43,13 +43,8 @@ def run(host: str, action: str, *arguments: Any, log: Log) -> Any:
     :raises VmstoreError: the error of the operation.
     """
     if is_this_host(host):
-        return getattr(HostActions(None, log, push), action)(*arguments)
-    operation = OPERATIONS[action]
-    with Session(host, kind="host", module=protocol.__name__, log=log) as session:
-        refusal = session.handshake()
-        if refusal is not None:
-            raise HostUnreachable(f"{action} needs the host {host}, which can't be used: {refusal}.")
-        return session.ask(action, operation, request(action, arguments), kinds=KINDS, timeout=QUICK)
+        return getattr(HostActions(None, log, HOSTS), action)(*arguments)
+    return remote.run(host, action, *arguments, log=log)
 
 
 def push(host: str, action: str, *arguments: Any, source: Source, log: Log) -> Any:
@@ -58,14 +53,14 @@ def push(host: str, action: str, *arguments: Any, source: Source, log: Log) -> A
     :raises NotFound, Conflict: the files can't be sent.
     """
     if is_this_host(host):
-        return getattr(HostActions(LocalSender(source), log, push), action)(*arguments)
+        return getattr(HostActions(LocalSender(source), log, HOSTS), action)(*arguments)
     return remote.push(host, action, *arguments, source=source, log=log)
 
 
 def pull(host: str, action: str, *arguments: Any, target: Target, log: Log) -> Any:
     """Return the result of an operation that sends files. The errors are those of :func:`run`."""
     if is_this_host(host):
-        return getattr(HostActions(LocalReceiver(target), log, push), action)(*arguments)
+        return getattr(HostActions(LocalReceiver(target), log, HOSTS), action)(*arguments)
     return pull_tree(
         Route(host, protocol.__name__, log),
         action,
@@ -90,7 +85,10 @@ def receive_directory(origin: Place, path: str, monitor: str | None, *, log: Log
             target = Target(directory, place, commit, owner, accept)
             pull(origin.host, "send_directory", origin.path, os.path.basename(path), target=target, log=log)
 
-    HostActions(Sender, log, push).receive_directory(path, monitor)
+    HostActions(Sender, log, HOSTS).receive_directory(path, monitor)
 
 
-__all__ = ["is_this_host", "pull", "push", "receive_directory", "run"]
+#: The way of the front-end, which can be one of the hosts that an operation names.
+HOSTS = Hosts(run, push)
+
+__all__ = ["is_same_host", "is_this_host", "pull", "push", "receive_directory", "run"]

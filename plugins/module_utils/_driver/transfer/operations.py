@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..._core.records import dataclass
+from ..._image.placeholder import Placeholder
 from ..._image.vm_disk import DiskRecord
 from ..._remote.wire import Operation
 from .live_disks import RunningVm
@@ -35,19 +36,26 @@ class Placement:
 
 #: The operations, which are methods of :class:`.HostActions`.
 OPERATIONS = {
+    "abandon_migration": Operation(),
+    "accept_migration": Operation("tuple[str, ...]"),
     "clone": Operation(),
+    "finish_migration": Operation(),
     "give_back": Operation(),
     "grow": Operation(),
     "has_directory": Operation("bool", is_quick=True),
     "has_moved": Operation("bool"),
+    "has_token": Operation("bool", is_quick=True),
     "is_at_snapshot": Operation("bool"),
     "link": Operation(),
     "make": Operation(),
     "move_directory": Operation(),
     "place": Operation(),
+    "prepare_migration": Operation(),
     "push_directory": Operation(),
     "receive_directory": Operation(),
+    "receive_migration": Operation(),
     "remove": Operation(),
+    "require_shared": Operation(),
     "save": Operation(),
     "save_here": Operation(),
     "send_directory": Operation(),
@@ -60,6 +68,11 @@ OPERATIONS = {
 }
 
 #: The dataclasses of requests, by name.
-KINDS: Mapping[str, type] = {"DiskRecord": DiskRecord, "Placement": Placement, "RunningVm": RunningVm}
+KINDS: Mapping[str, type] = {
+    "DiskRecord": DiskRecord,
+    "Placeholder": Placeholder,
+    "Placement": Placement,
+    "RunningVm": RunningVm,
+}
 
 __all__ = ["KINDS", "OPERATIONS", "Placement"]

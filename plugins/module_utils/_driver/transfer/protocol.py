@@ -22,7 +22,7 @@ def serve(stdin: IO[bytes]) -> None:
 
 
 def _begin(request: serving.Request, peer: Any, log: Callable[[str], object]) -> serving.Handlers:
-    actions = HostActions(peer, log, remote.push)
+    actions = HostActions(peer, log, remote.OTHER_HOSTS)
     return {name: getattr(actions, name) for name in OPERATIONS}, bool
 
 

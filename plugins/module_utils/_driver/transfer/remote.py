@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..._core.errors import HostUnreachable
+from ..._core.records import dataclass
+from ..._remote.session import Session
 from ..._remote.transfer import Route, push_tree
 from ..._remote.tree import Source
 from .operations import KINDS, OPERATIONS
@@ -16,7 +19,31 @@ from .operations import KINDS, OPERATIONS
 #: The module that a host runs.
 PROGRAM = f"{__package__}.protocol"
 
+#: Upper bound of the time of a quick operation in seconds.
+QUICK = 60.0
+
 Log = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """The way from this host to operations of hosts.
+
+    :arg run: returns the result of an operation that transfers no files, see :func:`.hosts.run`.
+    :arg push: returns the result of an operation that receives files, see :func:`.hosts.push`.
+    """
+
+    run: Callable[..., Any]
+    push: Callable[..., Any]
+
+
+def run(host: str, action: str, *arguments: Any, log: Log) -> Any:
+    """Return the result of an operation of another host that transfers no files. See :func:`.hosts.run` for errors."""
+    with Session(host, kind="host", module=PROGRAM, log=log) as session:
+        refusal = session.handshake()
+        if refusal is not None:
+            raise HostUnreachable(f"{action} needs the host {host}, which can't be used: {refusal}.")
+        return session.ask(action, OPERATIONS[action], request(action, arguments), kinds=KINDS, timeout=QUICK)
 
 
 def push(host: str, action: str, *arguments: Any, source: Source, log: Log) -> Any:
@@ -29,4 +56,7 @@ def request(action: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
     return {"action": action, "arguments": arguments, "named": {}, "size": None}
 
 
-__all__ = ["PROGRAM", "Log", "push", "request"]
+#: The way of a host, which is none of the hosts that an operation names.
+OTHER_HOSTS = Hosts(run, push)
+
+__all__ = ["OTHER_HOSTS", "PROGRAM", "Hosts", "Log", "push", "request", "run"]

@@ -15,13 +15,12 @@ from ..._image.vm_directory import parse_disk_path
 from ..._image.vm_disk import DiskRecord
 from ..._model.vm import DISK_RESIZE, DISK_SNAPSHOT_DELETE, HOTPLUG_SAVEAS
 from . import hosts
-from .base import TransferDriver
 from .live_disks import RunningVm
+from .migrating import MigratingDriver
 from .operations import Placement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from ..._model.place import Place
     from ..._model.vm import VmDisk
@@ -36,14 +35,11 @@ QUIESCE = {"AGENT": "agent", "SUSPEND": "suspend"}
 DISK = "disk."
 
 
-class StoringDriver(TransferDriver):
+class StoringDriver(MigratingDriver):
     """A transfer driver that places data on hosts."""
 
     #: Whether a snapshot of a qcow2 file without layers is a whole copy.
     _copies_whole = False
-
-    def _run(self, host: str, action: str, *arguments: Any) -> Any:
-        return hosts.run(host, action, *arguments, log=self.log)
 
     def _facts(self, disk: Place, vm: int) -> VmDisk:
         """Return the facts about a disk.
@@ -81,10 +77,10 @@ class StoringDriver(TransferDriver):
             self.log(f"{target} is in its place already.")
 
     def _is_move(self, origin: Place, target: Place) -> bool:
-        return origin.path != target.path or not _is_same_host(origin, target)
+        return origin.path != target.path or not hosts.is_same_host(origin.host, target.host)
 
     def _move_directory(self, origin: Place, target: Place) -> None:
-        if _is_same_host(origin, target):
+        if hosts.is_same_host(origin.host, target.host):
             self._run(origin.host, "move_directory", origin.path, target.path, self._monitor)
         elif hosts.is_this_host(target.host):
             hosts.receive_directory(origin, target.path, self._monitor, log=self.log)
@@ -162,10 +158,6 @@ def size_in_bytes(size_mb: int) -> int:
     if size_mb > LARGEST // MEBIBYTE:
         raise InvalidInput("size", size_mb, f"at most {LARGEST // MEBIBYTE} MiB are expected")
     return size_mb * MEBIBYTE
-
-
-def _is_same_host(one: Place, other: Place) -> bool:
-    return one.host == other.host or (hosts.is_this_host(one.host) and hosts.is_this_host(other.host))
 
 
 __all__ = ["DISK", "StoringDriver", "size_in_bytes"]

@@ -9,7 +9,7 @@ host has at the same path. So nothing is transferred, and a disk is only metadat
 from __future__ import annotations
 
 from ..._core.records import TYPE_CHECKING
-from .base import TransferDriver, TransferInfo
+from .base import MIGRATION_ACTIONS, TransferDriver, TransferInfo
 
 if TYPE_CHECKING:
     from ..._model.place import Place
@@ -19,7 +19,10 @@ class VirtiofsTransferDriver(TransferDriver):
     """The actions of a VM's start, move and end do nothing. All other actions are refused."""
 
     info = TransferInfo(
-        "virtiofs", stores_data=False, is_shared=True, actions=frozenset({"clone", "ln", "mvds", "mv", "delete"})
+        "virtiofs",
+        stores_data=False,
+        is_shared=True,
+        actions=frozenset({"clone", "ln", "mvds", "mv", "delete", *MIGRATION_ACTIONS}),
     )
 
     def clone(self, image: Place, disk: Place, vm: int) -> None:
@@ -35,6 +38,15 @@ class VirtiofsTransferDriver(TransferDriver):
         pass
 
     def delete(self, place: Place, vm: int) -> None:
+        pass
+
+    def premigrate(self, source: str, target: Place, vm: int) -> None:
+        pass
+
+    def failmigrate(self, source: str, target: Place, vm: int) -> None:
+        pass
+
+    def postmigrate(self, source: str, target: Place, vm: int) -> None:
         pass
 
 

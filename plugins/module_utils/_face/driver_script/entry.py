@@ -38,7 +38,7 @@ def run(argv: Sequence[str], stdin: IO[bytes]) -> None:
     if kind == "tm":
         from .transfer_action import run_transfer
 
-        run_transfer(remotes, mad, action, argv[1:])
+        run_transfer(remotes, mad, action, argv[1:], stdin)
     else:
         _run_datastore(remotes, mad, action, stdin)
 

@@ -65,10 +65,23 @@ class FrontEnd(VmFacts):
         self._timeout = timeout
         self._session = ""
         self._vms: dict[int, Vm] = {}
+        self._given: Vm | None = None
         self._datastores: dict[int, Datastore] = {}
         self._hosts: dict[str, Host] | None = None
 
+    def give(self, vm: Vm) -> None:
+        """Use a VM that came without a call. Such a VM lacks its history."""
+        self._given = vm
+
     def vm(self, vm_id: int) -> Vm:
+        if self._given is not None and self._given.id == vm_id:
+            return self._given
+        return self._asked(vm_id)
+
+    def previous_datastore(self, vm_id: int) -> int | None:
+        return self._asked(vm_id).previous_datastore_id
+
+    def _asked(self, vm_id: int) -> Vm:
         if vm_id not in self._vms:
             self._vms[vm_id] = parse_vm(*self._call("one.vm.info", vm_id, True))  # with its history
         return self._vms[vm_id]

@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The actions of a transfer driver: ``<remotes>/tm/<tm_mad>/<action> <arguments>`` (spec: storage-driver, "TM Drivers
-Structure"). All that the arguments lack comes from the front-end.
+Structure"). All that the arguments lack comes from the front-end. The actions of a migration get the VM on standard
+input.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from ..._core.errors import InvalidInput, UnsupportedAction
 from ..._core.paths import absolute
 from ..._core.records import TYPE_CHECKING
 from ..._driver.registry import TRANSFER_DRIVERS, transfer_class
-from ..._driver.transfer.base import TRANSFER_ACTIONS
+from ..._driver.transfer.base import MIGRATION_ACTIONS, TRANSFER_ACTIONS
 from ..._image.vm_directory import parse_disk_path
+from ..._model.names import check_host
 from ..._model.place import Place, parse_place
 from .output import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
+    from typing import IO, Any
 
 #: Upper bound of a number in an argument in decimal digits.
 LONGEST_NUMBER = 18
@@ -63,6 +65,17 @@ def _read_disk_or_directory(option: str, text: str) -> Place:
     return place
 
 
+def _read_directory(option: str, text: str) -> str:
+    """Return the path of the directory of a VM.
+
+    :raises InvalidInput: the argument is another one.
+    """
+    path = parse_disk_path(text, option=option, directory=True)
+    if path.name:
+        raise InvalidInput(option, text, "a path that ends in <datastore id>/<vm id> is expected")
+    return path.path
+
+
 def _read_text(_option: str, text: str) -> str:
     return text
 
@@ -88,14 +101,19 @@ ARGUMENTS: Mapping[str, Mapping[str, Callable[[str, str], Any]]] = {
     "mkimage": {"size": _read_number, "format": _read_text, **_DISK, **_VM},
     "mkswap": {"size": _read_number, **_DISK, **_VM},
     "resize": {**_DISK, "size": _read_number, **_VM},
+    **dict.fromkeys(
+        MIGRATION_ACTIONS,
+        {"source_host": check_host, "target_host": check_host, "directory": _read_directory, **_VM},
+    ),
 }
 
 
-def run_transfer(remotes: str, mad: str, name: str, arguments: Sequence[str]) -> None:
+def run_transfer(remotes: str, mad: str, name: str, arguments: Sequence[str], stdin: IO[bytes]) -> None:
     """Run an action of a transfer driver.
 
     :arg remotes: the front-end's directory of remotes.
     :arg name: the action. In mixed mode, the transfer driver of the system datastore follows after a dot.
+    :arg stdin: standard input, with the VM for an action of a migration.
     :raises VmstoreError: the action failed.
     """
     action, _dot, system_driver = name.partition(".")
@@ -113,8 +131,14 @@ def run_transfer(remotes: str, mad: str, name: str, arguments: Sequence[str]) ->
 
     values = _read_arguments(action, arguments)
     make_driver = transfer_class(mad, system_driver or None)
-    driver = make_driver(FrontEnd(os.environ), read_settings(remotes), system_driver=system_driver or None, log=log)
-    getattr(driver, action)(*values)
+    front_end = FrontEnd(os.environ)
+    driver = make_driver(front_end, read_settings(remotes), system_driver=system_driver or None, log=log)
+    if action in MIGRATION_ACTIONS:
+        from .migration import run_migration
+
+        run_migration(f"{remotes}/tm", driver, action, arguments, values, front_end, stdin)
+    else:
+        getattr(driver, action)(*values)
 
 
 def _read_arguments(action: str, arguments: Sequence[str]) -> list[Any]:
@@ -127,6 +151,8 @@ def _read_arguments(action: str, arguments: Sequence[str]) -> list[Any]:
     if action == "context":
         files, arguments = arguments[: -len(readers)], arguments[-len(readers) :]
         values.append(dict(map(_read_file, files)))
+    if action in MIGRATION_ACTIONS and len(arguments) == len(readers) + 1:
+        arguments = arguments[:-1]
     if len(arguments) != len(readers):
         usage = " ".join(["file..."] * (action == "context") + [*readers])
         raise InvalidInput("arguments", " ".join(arguments), f"{action} {usage} is expected")
