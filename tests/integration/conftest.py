@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -25,31 +26,12 @@ import pytest
 import yaml
 from lab import Lab
 from lab.guests import Guest
-from running_disks import LIBRARY, STORE, Machine
+from running_disks import DOMAIN, LIBRARY, PORT, STORE, Machine
 from transfer_cluster import Cluster, running_cluster
 
 HERE = Path(__file__).parent
 ANSIBLE = Path(sys.executable).with_name("ansible")
 
-#: XML of a domain that runs without a guest system. The tests look at its QEMU only. {0}: name, {1}: memory backing,
-#: {2}: devices.
-DOMAIN = """
-<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
-  <name>{0}</name>
-  <metadata><my:app xmlns:my='http://example.org/app'><my:owner>alice</my:owner></my:app></metadata>
-  <memory unit='MiB'>64</memory>{1}
-  <os><type arch='x86_64' machine='q35'>hvm</type></os>
-  <features><acpi/></features>
-  <devices>
-    <controller type='pci' index='0' model='pcie-root'/>
-    <controller type='usb' model='none'/>
-    <memballoon model='none'/>
-    <graphics type='vnc' autoport='yes' passwd='secret'/>{2}
-  </devices>
-  <qemu:commandline><qemu:env name='GRANARY' value='a &lt; b'/></qemu:commandline>
-</domain>
-"""
-PORT = "<controller type='pci' index='{}' model='pcie-root-port'/>"
 SHARED = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
 HUGEPAGES = "<memoryBacking><hugepages/></memoryBacking>"
 
@@ -117,6 +99,42 @@ def run_modules(lab: Lab) -> Callable[..., dict[str, Any]]:
         return result
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tasks_in(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Lab], Callable[..., list[dict[str, Any]]]]:
+    """Return, for a lab, a function that runs modules on hv1 in turn as one playbook, each with options and whether it
+    runs in check mode. The function returns the results.
+    """
+
+    def bind(lab: Lab) -> Callable[..., list[dict[str, Any]]]:
+        return functools.partial(run_tasks, lab, tmp_path_factory.mktemp("tasks"))
+
+    return bind
+
+
+def run_tasks(lab: Lab, directory: Path, *given: tuple[str, dict[str, Any], bool]) -> list[dict[str, Any]]:
+    plays: list[dict[str, Any]] = [
+        {
+            f"granary.vmstore.{module}": options,
+            "check_mode": check,
+            "register": f"result_{number}",
+            "ignore_errors": True,
+        }
+        for number, (module, options, check) in enumerate(given)
+    ]
+    listed = ", ".join(f"result_{number}" for number in range(len(given)))
+    results, playbook = directory / "results.json", directory / "play.json"
+    copy = {"content": "{{ [" + listed + "] | to_json }}", "dest": str(results), "mode": "0600"}
+    plays.append({"ansible.builtin.copy": copy, "delegate_to": "localhost"})
+    playbook.write_text(json.dumps([{"hosts": "hv1", "gather_facts": False, "tasks": plays}]))
+    done = ansible_process.run([str(ANSIBLE.with_name("ansible-playbook")), "-i", str(lab.inventory), str(playbook)])
+    assert "Traceback" not in done.stdout + done.stderr
+    assert results.exists(), done.stdout + done.stderr
+    found: list[dict[str, Any]] = json.loads(results.read_text())
+    results.unlink()
+    assert not any("\n" in result.get("msg", "") for result in found)
+    return found
 
 
 @pytest.fixture(scope="session")

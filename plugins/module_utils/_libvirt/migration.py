@@ -16,6 +16,8 @@ from collections.abc import Callable
 from .._core.errors import LibvirtFailed, NotFound, TimedOut, VmstoreError
 from .._core.records import dataclass
 from .connection import Domain, Hypervisor
+from .domain_xml import devices, parse, require_child, to_text
+from .migration_check import disks_of
 from .running_disk import wait_for_job
 
 #: Upper bound of the time in which libvirt stops a migration, in seconds.
@@ -33,6 +35,7 @@ class Migration:
     """A live migration.
 
     :arg host: name of the target, as ssh(1) and QEMU reach the host.
+    :arg directory: directory of the VM, which is the same on both hosts.
     :arg copied: targets of the disks whose data libvirt copies, such as ``vda``.
     :arg timeout: upper bound of the time in seconds.
     :arg bandwidth: upper bound in MiB/s. 0 sets no bound.
@@ -40,6 +43,7 @@ class Migration:
     """
 
     host: str
+    directory: str
     copied: tuple[str, ...]
     timeout: int
     bandwidth: int = 0
@@ -93,6 +97,7 @@ class _Call:
         self._domain = domain
         self._target = target
         self._order = order
+        self._xml = _target_xml(domain, order.directory)
         self.failure: VmstoreError | None = None
         self.ended = threading.Event()
         threading.Thread(target=self._run, daemon=True).start()
@@ -119,9 +124,13 @@ class _Call:
         flags |= libvirt.VIR_MIGRATE_ABORT_ON_ERROR
         # Otherwise the target sends its own name, which the source may not resolve.
         parameters: dict[str, object] = {libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{_address(order.host)}"}
+        parameters[libvirt.VIR_MIGRATE_PARAM_DEST_XML] = self._xml
         if order.copied:
             flags |= libvirt.VIR_MIGRATE_NON_SHARED_INC
             parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(order.copied)
+            keeps_holes = getattr(libvirt, "VIR_MIGRATE_PARAM_MIGRATE_DISKS_DETECT_ZEROES", None)  # libvirt 10.9
+            if keeps_holes is not None:
+                parameters[keeps_holes] = list(order.copied)
         if order.auto_converge:
             flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
         if order.bandwidth:
@@ -142,6 +151,24 @@ class _Call:
                 )
             with contextlib.suppress(LibvirtFailed, NotFound), self._domain.calls("stop the migration of"):
                 self._domain.handle.abortJob()
+
+
+def _target_xml(domain: Domain, directory: str) -> str:
+    """Return the XML of the running domain for the target, where each disk of the VM begins with its own path.
+
+    A live snapshot gives a running disk a new file, and changes the disk's own path to a link to the new file. libvirt
+    still has this path for the older file. On the target the same path would lead to the new file twice.
+    """
+    flags = domain.libvirt.VIR_DOMAIN_XML_SECURE | domain.libvirt.VIR_DOMAIN_XML_MIGRATABLE
+    with domain.calls("read"):
+        root = parse(domain.handle.XMLDesc(flags))
+    for element, disk in zip(devices(root).findall("disk"), disks_of(root)):
+        number = disk.number_in(directory)
+        if number is not None:
+            require_child(element, "source").set("file", f"{directory}/disk.{number}")
+            for backing in element.findall("backingStore"):  # the target finds the backing files itself
+                element.remove(backing)
+    return to_text(root)
 
 
 def _progress(domain: Domain) -> tuple[int, int]:

@@ -71,7 +71,9 @@ class LiveMigration:
     def _preparation(self, driver: TransferDriver, departure: Departure) -> Callable[[], Callable[[], object]]:
         route, spec = self._route, self._route.spec
         copied = () if route.is_shared else tuple(disk.target for disk in departure.written)
-        order = Migration(route.target.host, copied, spec.timeout, spec.bandwidth, spec.auto_converge)
+        order = Migration(
+            route.target.host, route.target.path, copied, spec.timeout, spec.bandwidth, spec.auto_converge
+        )
 
         def prepare() -> Callable[[], object]:
             try:
