@@ -110,6 +110,11 @@ class Vm:
         command = ["qemu-io", "-r", "-U", "-f", image_format, "-c", f"read -P {disk + 7} {where}", path]
         assert "Pattern verification failed" not in self.run(host, *command)
 
+    def definition(self, host: str) -> list[str]:
+        """Return the lines of the definition with its secrets. libvirt indents metadata of a migrated domain anew."""
+        text = self.virsh(host, "dumpxml", "--inactive", "--security-info", self.name)
+        return [line.strip() for line in text.splitlines()]
+
     def exists(self, host: str) -> bool:
         return self.run(host, "ls", "-d", self.directory, check=False) != ""
 
@@ -141,7 +146,7 @@ def make(execute: Execute, tasks: Tasks) -> Iterator[Callable[..., Vm]]:
 
     def create(name: str, disks: list[dict[str, Any]], *, start: bool = True, **options: Any) -> Vm:
         made.append(name)
-        ports = "".join(PORT.format(number) for number in range(1, 6))
+        ports = "".join(PORT.format(number) for number in range(1, 8))
         text = DOMAIN.format(name, "", ports)
         execute("hv1", "virsh", "define", "--validate", "/dev/stdin", stdin=text)
         [result] = tasks(("vm_disk", {"vm": name, "host": "hv1", "disks": disks, **options}, False))
@@ -176,7 +181,7 @@ def test_a_running_vm_migrates_with_its_disks_there_and_back(
     snapshot = {"vm": name, "disk": 0, "name": "before"}
     [taken] = tasks(("vm_disk_snapshot", snapshot, False))
     assert taken["changed"], taken
-    definition = vm.virsh("hv1", "dumpxml", "--inactive", "--security-info", name)
+    definition = vm.definition("hv1")
     there = {"vm": name, "host": "hv2"}
     results = tasks(*(("vm_migrate", there, check) for check in (True, False, False, True)))
     assert [one.get("msg") for one in results] == [None] * 4
@@ -193,17 +198,19 @@ def test_a_running_vm_migrates_with_its_disks_there_and_back(
     assert done["bytes"] == sum(disk["bytes"] for disk in done["disks"]) > 0
     assert [(one["changed"], one["host"], one["mode"]) for one in results[2:]] == [(False, "hv2", None)] * 2
     vm.require_on("hv2")
-    assert vm.virsh("hv2", "dumpxml", "--inactive", "--security-info", name) == definition
+    assert vm.definition("hv2") == definition
     formats = ["qcow2", "raw", "raw"] if name == "layered" else ["raw", "qcow2"]
     for number in range(len(disks)):
         vm.require_data("hv2", number, formats[number])
-    assert "/1\n" in vm.run("hv2", "find", vm.directory, "-path", "*disk.0.snap/*") or name == "copied"
+    layers = vm.run("hv2", "ls", f"{vm.directory}/disk.0.snap").split()
+    assert set(layers) >= ({"0", "1"} if name == "layered" else {"0"})
     back = vm.migrate("hv1")
     assert back["changed"], back
     vm.require_on("hv1")
     for number in range(len(disks)):
         vm.require_data("hv1", number, formats[number])
     vm.virsh("hv1", "destroy", name)
+    vm.run("hv1", "qemu-io", "-f", formats[0], "-c", "write -P 1 1M 64k", f"{vm.directory}/disk.0")
     [reverted] = tasks(("vm_disk_snapshot", {**snapshot, "state": "reverted"}, False))
     assert reverted["changed"], reverted
     vm.require_data("hv1", 0, formats[0])
@@ -211,7 +218,7 @@ def test_a_running_vm_migrates_with_its_disks_there_and_back(
 
 def test_a_vm_that_is_off_migrates_with_its_definition(make: Callable[..., Vm], tasks: Tasks) -> None:
     vm = make("cold", LAYERED, start=False)
-    definition = vm.virsh("hv1", "dumpxml", "--inactive", "--security-info", "cold")
+    definition = vm.definition("hv1")
     require_failure(
         vm.migrate("hv2", mode="live"),
         Conflict,
@@ -225,7 +232,7 @@ def test_a_vm_that_is_off_migrates_with_its_definition(make: Callable[..., Vm], 
     assert [one["changed"] for one in results] == [True, True, False, False]
     assert results[1]["mode"] == "cold"
     vm.require_on("hv2", "shut off")
-    assert vm.virsh("hv2", "dumpxml", "--inactive", "--security-info", "cold") == definition
+    assert vm.definition("hv2") == definition
     for number, image_format in enumerate(["qcow2", "raw", "raw"]):
         vm.require_data("hv2", number, image_format)
     vm.virsh("hv2", "start", "cold")
@@ -261,7 +268,7 @@ def test_everything_that_prevents_a_migration_is_named_at_once(make: Callable[..
     ]
     vm.virsh("hv1", *cdrom, "--live")
     execute("hv1", "ip", "link", "add", "brtest", "type", "bridge")
-    vm.virsh("hv1", "attach-interface", "kept", "bridge", "brtest", "--live")
+    vm.virsh("hv1", "attach-interface", "kept", "bridge", "brtest", "--model", "virtio", "--live")
     vm.virsh("hv1", "checkpoint-create-as", "kept", "point", "--diskspec", "vdb", "--diskspec", "vda,checkpoint=no")
     execute("hv2", "virsh", "define", "/dev/stdin", stdin=DOMAIN.format("kept", "", ""))
     before = vm.virsh("hv1", "dumpxml", "kept")

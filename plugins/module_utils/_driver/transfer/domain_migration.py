@@ -91,7 +91,7 @@ def check_departure(domain: str, directory: str, is_live: bool) -> Departure:
         if mark is None:
             reasons.append(
                 f"The virtiofs source {device.source} is in no store with a marker, which shows that both hosts have "
-                "the same directory: mount it with the module shared_mount and store_id."
+                "the same directory: mount it with the module shared_mount and the option marker."
             )
         else:
             stores.append(mark)
