@@ -125,6 +125,7 @@ SHARED = {
         "test_disk_attachment.py",
         "test_disks_of_a_guest.py",
         "test_hostile_guest.py",
+        "test_live_calls.py",
         "test_readme.py",
         "test_running_disk_copies.py",
         "test_running_disks.py",

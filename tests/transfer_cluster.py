@@ -17,7 +17,6 @@ import socket
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +28,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._remote.engine imp
 from ansible_collections.granary.vmstore.plugins.module_utils._service.drivers.opennebula import (
     OpennebulaDriversService,
 )
+from ssh_hosts import PATH, free_port, make_key, server_command, wait_for_server, write_client
 
 FRONT_END = "frontend"
 HOSTS = ("h1", "h2", "h3")
@@ -40,7 +40,6 @@ OWN = ("0", "100", "107")
 FRONT_END_ONLY = ("1", "2", "101")
 SHARED = ("102", "103", "104", "105", "108")
 
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: Command that begins the namespaces of a machine. Arguments: host name, accounts, pairs of directories to bind, a
 #: dash, and the command.
 AS_MACHINE = """
@@ -101,6 +100,7 @@ class Cluster:
         self.home = root / "one"
         self.datastores = self.home / "datastores"
         self.remotes = self.home / "remotes"
+        self._ssh = root / "ssh"
         self.server = FrontEndServer()
         self._port: int = self.server.server_address[1]
         self._ports: dict[str, int] = {}
@@ -110,7 +110,7 @@ class Cluster:
 
     def install(self) -> None:
         """Install the drivers, and write the files of all machines."""
-        for name in ("bin", "accounts", "ssh"):
+        for name in ("accounts", "ssh"):
             (self.root / name).mkdir(parents=True)
         for name in ("datastore", "tm"):
             (self.remotes / name).mkdir(parents=True)
@@ -133,7 +133,7 @@ class Cluster:
             },
             engine_sources(entry.__name__),
         ).converge()
-        shell("chown", "-R", f"{OWNER[0]}:{OWNER[1]}", self.home, self.root / "hosts", self.root / "ssh" / "key")
+        shell("chown", "-R", f"{OWNER[0]}:{OWNER[1]}", self.home, self.root / "hosts", self._ssh / "key")
 
     def _write_accounts(self) -> None:
         accounts = self.root / "accounts"
@@ -150,45 +150,26 @@ class Cluster:
         (accounts / "shadow").chmod(0o600)
 
     def _write_keys(self) -> None:
-        ssh, found = self.root / "ssh", shutil.which("ssh", path=PATH)
-        assert found, "apt-get install openssh-client"
-        for name in ("host", "key"):
-            shell("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", ssh / name)
-        environment = f'environment="PATH={self.root}/bin:{PATH}"'
-        (ssh / "authorized_keys").write_text(f"{environment} {(ssh / 'key.pub').read_text()}")
-        (ssh / "known_hosts").write_text(f"cluster {(ssh / 'host.pub').read_text()}")
-        config = ""
+        make_key(self._ssh / "host")
+        config, public = "", make_key(self._ssh / "key")
         for host in HOSTS:
-            with socket.create_server(("127.0.0.1", 0)) as listener:
-                self._ports[host] = listener.getsockname()[1]
+            self._ports[host] = free_port()
             config += f"Host {host}\n  Port {self._ports[host]}\n"
-            (ssh / f"{host}.server").write_text(
-                f"Port {self._ports[host]}\nListenAddress 127.0.0.1\nHostKey {ssh}/host\nPidFile none\nUsePAM no\n"
-                f"StrictModes no\nAuthorizedKeysFile {ssh}/authorized_keys\nPrintMotd no\nPermitUserEnvironment yes\n"
-                "MaxStartups 100\n"
-            )
-        config += (
-            f"Host dead\n  Port 1\nHost *\n  HostName 127.0.0.1\n  IdentityFile {ssh}/key\n  IdentitiesOnly yes\n"
-            f"  HostKeyAlias cluster\n  UserKnownHostsFile {ssh}/known_hosts\n"
-        )
-        (ssh / "client").write_text(config)
-        # ssh(1) reads its configuration in the home directory of /etc/passwd.
-        (self.root / "bin" / "ssh").write_text(f'#!/bin/sh\nexec {found} -F "{ssh}/client" "$@"\n')
-        (self.root / "bin" / "ssh").chmod(0o755)
+        binaries = write_client(self._ssh, config, key="key")
+        self._path = f"{binaries}:{PATH}"
+        (self._ssh / "authorized_keys").write_text(f'environment="PATH={self._path}" {public}')
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Run the hosts and the front-end's API."""
-        sshd = shutil.which("sshd", path=PATH)
-        assert sshd, "apt-get install openssh-server"
         thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
         thread.start()
         try:
             for host in HOSTS:
-                command = [sshd, "-D", "-f", str(self.root / "ssh" / f"{host}.server"), "-E", str(self._log(host))]
+                command = server_command(self._ssh, "PermitUserEnvironment yes", port=self._ports[host], name=host)
                 self._sshds[host] = subprocess.Popen(self._as_machine(host, command))
             for host in HOSTS:
-                self._wait_for(host)
+                wait_for_server(self._ports[host], self._sshds[host])
             yield
         finally:
             for process in self._sshds.values():
@@ -208,19 +189,6 @@ class Cluster:
         machine = [name, str(self.root / "accounts"), *binds, "-", *command]
         return ["unshare", "--mount", "--uts", "sh", "-ec", AS_MACHINE, "sh", *machine]
 
-    def _log(self, host: str) -> Path:
-        return self.root / "ssh" / f"{host}.log"
-
-    def _wait_for(self, host: str) -> None:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self._ports[host])).close()
-                return
-            except ConnectionRefusedError:
-                assert self._sshds[host].poll() is None and time.monotonic() < deadline, f"{host} did not start"
-                time.sleep(0.01)
-
     # Use
 
     def command(self, driver: str, action: str, *arguments: object) -> list[str]:
@@ -231,7 +199,7 @@ class Cluster:
     @property
     def environment(self) -> dict[str, str]:
         return {
-            "PATH": f"{self.root}/bin:{PATH}",
+            "PATH": self._path,
             "HOME": str(self.home),
             "LC_ALL": "C.UTF-8",
             "ONE_XMLRPC": f"http://localhost:{self.port}/RPC2",
@@ -279,7 +247,7 @@ class Cluster:
 
     def connections(self) -> dict[str, int]:
         """Return the number of logins on each host."""
-        return {host: self._log(host).read_text().count("Accepted publickey") for host in HOSTS}
+        return {host: (self._ssh / f"{host}.log").read_text().count("Accepted publickey") for host in HOSTS}
 
     def path(self, machine: str, path: str | Path) -> Path:
         """Return a path below the datastores of a machine, as the test reaches it."""

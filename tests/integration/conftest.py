@@ -10,13 +10,9 @@ import io
 import json
 import os
 import shlex
-import shutil
-import socket
-import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +20,7 @@ from typing import Any
 import ansible_process
 import pytest
 import yaml
+from bridges import Bridges, running_bridges
 from lab import Lab
 from lab.guests import Guest
 from running_disks import DOMAIN, LIBRARY, PORT, STORE, Machine
@@ -299,144 +296,24 @@ def driver_scripts(drivers_play: Callable[..., str], tmp_path_factory: pytest.Te
     return remotes
 
 
-#: Command that prepares a mount namespace with the datastores of the bridges, and the /run/sshd that sshd needs.
-AS_BRIDGE = 'mkdir -p /run/sshd && mount --bind "$1" "$2" && shift 2 && exec "$@"'
-
-#: Options of a key in authorized_keys. An empty home directory excludes the shell's start-up files of this machine.
-ENVIRONMENT = 'environment="HOME={empty}",environment="PATH={path}"'
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-#: Banner that python3 prints on a bridge before it reads the engine, and a line of the engine.
-GREETING = "echo granary.vmstore is here; read -r length"
-LOG_LINE = r"{\"log\": \"still here\"}"
-
-#: Names of the bridges, and the command that each bridge runs instead of the requested one. ``bare`` has no commands.
-LOGINS = {
-    "h1": "",
-    "h2": "",
-    "bare": "",
-    "noisy": r"""echo 'welcome {'; printf '\377\n'; eval \"$SSH_ORIGINAL_COMMAND\"""",
-    "old": r"""c=${SSH_ORIGINAL_COMMAND#*-c }; """
-    r"""eval exec python3 -c '\"import sys;sys.version_info=(3,8,0);exec(sys.argv[1])\"' \"$c\"""",
-    "slow": "exec cat",
-    "welcoming": "exec yes welcome",
-    "slowly": "while echo welcome; do sleep 0.05; done",
-    "flooding": f"""{GREETING}; yes '{LOG_LINE}'""",
-    "shouting": f"""{GREETING}; printf '%0100000d' 0 | sed 's/.*/{{\\"log\\": \\"&\\"}}/'; echo; cat""",
-    "logging": f"""{GREETING}; while echo '{LOG_LINE}'; do sleep 0.05; done""",
-    "complaining": f"{GREETING}; exec yes >&2",
-    "endless": f"{GREETING}; exec tr '\\\\0' x < /dev/zero",
-    "lying": "exec python3 -I $HOME/../liar.py",
-    "closed": "echo This account is closed.; exit 1",
-}
-
-
-class Bridges:
-    """Hosts with the names of ``LOGINS``, and unreachable ``dead`` ones; all are one sshd.
-
-    ``store`` is the path of a datastore on all machines; the directory stays empty on the front-end. ``data`` is the
-    same directory of the bridges, as the test reaches it.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.datastores = root / "datastores"
-        self.store = self.datastores / "100"
-        self.data = root / "bridges" / "100"
-        self.log = root / "sshd" / "log"
-
-    def connections(self) -> int:
-        """Return the number of logins."""
-        return self.log.read_text().count("Accepted publickey for root")
-
-    def stored(self) -> list[str]:
-        """Return all files of the datastore, temporary ones too. None of them may be on the front-end."""
-        assert list(self.datastores.rglob("*")) == []
-        return sorted(str(path.relative_to(self.data)) for path in self.data.rglob("*"))
-
-    def path(self, source: str) -> Path:
-        """Return the path of the image ``source`` on the bridges, as the test reaches it."""
-        assert source.startswith(f"{self.store}/")
-        return self.data / source[len(str(self.store)) + 1 :]
-
-    def set_up(self) -> list[str]:
-        """Return the command of the server."""
-        sshd, ssh = shutil.which("sshd", path="/usr/sbin:/usr/bin"), shutil.which("ssh", path="/usr/bin:/bin")
-        if sshd is None or ssh is None:
-            pytest.fail("sshd or ssh is not installed: apt-get install openssh-server openssh-client")
-        for directory in (self.datastores, self.data, self.root / "sshd", self.root / "bin", self.root / "empty"):
-            directory.mkdir(parents=True)
-        config, authorized = "", ""
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port = listener.getsockname()[1]
-        for name in ("host", *LOGINS):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.root / "sshd" / name], check=True)
-        (self.root / "sshd" / "known_hosts").write_text(f"bridge {(self.root / 'sshd' / 'host.pub').read_text()}")
-        for name, command in LOGINS.items():
-            empty = self.root / "empty"
-            options = ENVIRONMENT.format(empty=empty, path=empty if name == "bare" else f"{self.root}/bin:{PATH}") + (
-                f',command="{command}"' if command else ""
-            )
-            authorized += f"{options} {(self.root / 'sshd' / f'{name}.pub').read_text()}"
-            config += f"Host {name}\n  IdentityFile {self.root}/sshd/{name}\n  Port {self.port}\n"
-        config += (
-            "Host dead*\n  Port 1\nHost *\n  HostName 127.0.0.1\n  User root\n  IdentitiesOnly yes\n  HostKeyAlias "
-            "bridge\n"
-        )
-        config += f"  UserKnownHostsFile {self.root}/sshd/known_hosts\n"
-        (self.root / "sshd" / "authorized_keys").write_text(authorized)
-        (self.root / "sshd" / "client").write_text(config)
-        (self.root / "sshd" / "server").write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.root}/sshd/host\nPidFile none\nUsePAM "
-            "no\nStrictModes no\nPermitRootLogin yes\n"
-            f"AuthorizedKeysFile {self.root}/sshd/authorized_keys\nPrintMotd no\nPermitUserEnvironment "
-            "yes\nMaxStartups 100\n"
-        )
-        # ssh(1) reads its configuration in the home directory of /etc/passwd.
-        (self.root / "bin" / "ssh").write_text(f'#!/bin/sh\nexec {ssh} -F "{self.root}/sshd/client" "$@"\n')
-        (self.root / "bin" / "ssh").chmod(0o755)
-        command = [sshd, "-D", "-f", str(self.root / "sshd" / "server"), "-E", str(self.log)]
-        return ["unshare", "-m", "sh", "-ec", AS_BRIDGE, "sh", str(self.data.parent), str(self.datastores), *command]
-
-
-@contextlib.contextmanager
-def running_bridges(root: Path) -> Iterator[Bridges]:
-    """Run the bridges during a block, and let ssh(1) find them."""
-    found = Bridges(root)
-    command = found.set_up()
-    with pytest.MonkeyPatch.context() as patch, subprocess.Popen(command) as server:
-        patch.setenv("PATH", f"{found.root}/bin:{os.environ['PATH']}")
-        try:
-            deadline = time.monotonic() + 30
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", found.port)).close()
-                    break
-                except ConnectionRefusedError:
-                    if server.poll() is not None or time.monotonic() > deadline:
-                        raise
-            yield found
-        finally:
-            server.terminate()
-
-
 @pytest.fixture(scope="session")
 def start_bridges() -> Callable[[Path], contextlib.AbstractContextManager[Bridges]]:
     """Return :func:`running_bridges`. The bridges see what is mounted before they start."""
     return running_bridges
 
 
-@pytest.fixture
-def bridges(tmp_path: Path) -> Iterator[Bridges]:
-    with running_bridges(tmp_path / "bridged") as found:
-        yield found
-
-
 @pytest.fixture(scope="module")
 def shared_bridges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridges]:
-    """Run the same bridges for all tests of a file."""
+    """Run the bridges for all tests of a file."""
     with running_bridges(tmp_path_factory.mktemp("shared") / "bridged") as found:
         yield found
+
+
+@pytest.fixture
+def bridges(shared_bridges: Bridges) -> Bridges:
+    """Return the bridges without files and logins."""
+    shared_bridges.renew()
+    return shared_bridges
 
 
 @pytest.fixture(scope="module")

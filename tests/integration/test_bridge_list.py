@@ -218,7 +218,9 @@ def test_stat(bridges: Any, driver: Any, image: Path, tmp_path: Path) -> None:
         assert bridges.connections() == number
     assert driver().stat(str(packed), no_decompress=True) == 2
     assert driver(type="file").stat(str(packed)) == 2
-    assert driver().stat(str(tmp_path / "bridged" / "bin")) == 1  # a directory of the front-end
+    (directory := tmp_path / "directory").mkdir()
+    (directory / "x").touch()
+    assert driver().stat(str(directory)) == 1  # a directory of the front-end
     assert bridges.stored() == []
 
 
@@ -932,11 +934,15 @@ def test_hosts_that_have_no_such_directory(bridges: Any, shares: Any) -> None:
             shares(host).stat(f"{bridges.store}/none")
 
 
-def test_what_can_not_be_read_on_a_bridge_does_not_count(bridges: Any, tenant: Path) -> None:
+def test_what_can_not_be_read_on_a_bridge_does_not_count(
+    tenant: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The bridge's user has no rights on files of other users."""
-    (bridges.root / "bin" / "ssh").write_text(
+    (ssh := tmp_path / "ssh").write_text(
         '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nexec setpriv --bounding-set -all --inh-caps -all sh -c "$3"\n'
     )
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     for name in ("private", "share", "share/private"):
         (tenant / name).mkdir(mode=0o700 if "private" in name else 0o755)
         os.chown(tenant / name, tenant.stat().st_uid, -1)

@@ -21,6 +21,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service.drivers.h
 )
 from documentation import block
 from refusal import refused
+from ssh_hosts import make_key, server_command, write_client
 
 TENANT = 61001
 
@@ -157,22 +158,11 @@ def test_a_time_is_a_number_of_seconds(run: Run, seconds: str) -> None:
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the name of a host with a real sshd(8), which each connection starts."""
-    for name in ("key", "host"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
-    (tmp_path / "known_hosts").write_text(f"h1 {(tmp_path / 'host.pub').read_text()}")
-    (tmp_path / "server").write_text(
-        f"HostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/key.pub\nStrictModes no\nUsePAM no\n"
-        "PermitRootLogin yes\nSubsystem sftp internal-sftp\n"
-    )
-    proxy = shlex.join(["/usr/sbin/sshd", "-i", "-f", f"{tmp_path}/server", "-E", f"{tmp_path}/log"])
-    (tmp_path / "client").write_text(
-        f"Host h1\n  ProxyCommand {proxy}\nHost dead\n  HostName 127.0.0.1\n  Port 1\nHost *\n  User root\n"
-        f"  IdentityFile {tmp_path}/key\n  UserKnownHostsFile {tmp_path}/known_hosts\n"
-    )
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "ssh").write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {tmp_path}/client "$@"\n')
-    (tmp_path / "bin" / "ssh").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    make_key(tmp_path / "host")
+    (tmp_path / "authorized_keys").write_text(make_key(tmp_path / "key"))
+    server = server_command(tmp_path, "PermitRootLogin yes", "Subsystem sftp internal-sftp")
+    binaries = write_client(tmp_path, f"Host h1\n  ProxyCommand {shlex.join(server)}\n", key="key", user="root")
+    monkeypatch.setenv("PATH", f"{binaries}:{os.environ['PATH']}")
     return "h1"
 
 

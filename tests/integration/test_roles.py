@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -40,7 +41,10 @@ HOSTS = dict.fromkeys(("fresh", "blank", "bare", "documented", "taken", "strange
 
 @pytest.fixture(scope="module")
 def lab(lab_factory: Callable[[Mapping[str, Any]], Lab]) -> Lab:
-    return lab_factory({"name": "roles", "hosts": {name: {"kind": kind} for name, kind in HOSTS.items()}})
+    # The name is unique, so that two sessions at once don't stop each other's lab.
+    return lab_factory(
+        {"name": f"roles-{os.getpid()}", "hosts": {name: {"kind": kind} for name, kind in HOSTS.items()}}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -323,6 +327,69 @@ def test_exports_of_the_role(roles: Playbook, execute: Execute, ready: str) -> N
         execute("fresh", "virsh", "undefine", name)
 
 
+#: Domain with a disk that has a backing file. {}: directory of the files.
+DOMAIN_WITH_DISK = """
+<domain type='qemu'>
+  <name>chain</name>
+  <memory unit='MiB'>64</memory>
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2'/><source file='{}/disk.0'/><target dev='vda' bus='virtio'/>
+    </disk>
+  </devices>
+</domain>
+"""
+
+
+def test_the_service_user_manages_disks_of_domains(roles: Playbook, execute: Execute, ready: str) -> None:
+    directory = "/var/lib/one/datastores/0"
+    layers = (
+        "mkdir -p $0; cd $0; qemu-img create -q -f qcow2 base 1M; qemu-img create -q -f qcow2 -F qcow2 -b base disk.0; "
+        "chown -R oneadmin: .; chmod 640 *; stat --format=%U *"
+    )
+    owners = ["sh", "-c", "cd $0 && stat --format=%U disk.0 base", directory]
+    users = ["ps", "-C", "qemu-system-x86", "-o", "user:32="]
+    virsh = ["runuser", "-u", "oneadmin", "--", "virsh", "-c", "qemu:///system"]
+    role = ["granary.vmstore.hypervisor"]
+    assert execute("fresh", "sh", "-euc", layers, directory).split() == ["oneadmin"] * 2
+    for xml in (DOMAIN.format("before"), DOMAIN_WITH_DISK.format(directory)):
+        execute("fresh", "virsh", "define", "/dev/stdin", stdin=xml)
+    execute("fresh", "virsh", "start", "before")
+    assert execute("fresh", *virsh, "list", "--all", "--name", check=False).split() == []
+
+    said = roles("fresh", roles=role, fails=True, hypervisor_qemu_user="nobody-there")
+    assert 'hypervisor_qemu_user: "nobody-there" is not accepted: fresh has no such user' in said
+    given: dict[str, Any] = {
+        "hypervisor_service_user_uses_libvirt": True,
+        "hypervisor_qemu_user": "oneadmin",
+        "hypervisor_datastore_root": "/var/lib/one/datastores",
+    }
+    foretold = roles("fresh", "--check", roles=role, **given)
+    done = roles("fresh", roles=role, **given)
+    assert changes(done) == changes(foretold) == {"fresh": 3}  # two groups, and the file
+    # The domain goes on with its user.
+    assert "so that oneadmin runs them and owns their disks: before." in " ".join(done.split())
+    assert execute("fresh", *users).split() == ["libvirt-qemu"]
+    execute("fresh", *virsh, "destroy", "before")
+    execute("fresh", *virsh, "start", "chain")
+    assert execute("fresh", *users).split() == ["oneadmin"]
+    assert execute("fresh", *owners).split() == ["oneadmin"] * 2
+    execute("fresh", *virsh, "destroy", "chain")
+    assert execute("fresh", *owners).split() == ["oneadmin"] * 2
+    assert count_changes(roles("fresh", roles=role, **given)) == 0
+
+    # libvirt gives no file to another user any more.
+    execute("fresh", "chown", "nobody:", f"{directory}/disk.0")
+    assert count_changes(roles("fresh", roles=role, **given, hypervisor_qemu_dynamic_ownership=False)) == 1
+    assert execute("fresh", *virsh, "start", "chain", check=False) == ""
+    assert execute("fresh", *owners).split() == ["nobody", "oneadmin"]
+    settings = execute("fresh", "grep", "-E", "^(user|group|dynamic_ownership)", "/etc/libvirt/qemu.conf")
+    assert settings.splitlines() == ['user = "oneadmin"', 'group = "oneadmin"', "dynamic_ownership = 0"]
+    for name in ("before", "chain"):
+        execute("fresh", "virsh", "undefine", name)
+
+
 def test_what_the_roles_pages_say_works(run: Callable[..., str], execute: Execute) -> None:
     frontend = block("roles/frontend/README.md", "granary.vmstore.frontend").text.replace(
         "vmstore_frontend", "documented"
@@ -382,6 +449,9 @@ def test_the_site_can_be_checked_before_anything_of_it_is_there(
         "vmstore_datastores": [{"name": "fs", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}],
         "vmstore_images": [{"name": "data", "datastore": "fs", "path": "/mnt/data", "persistent": True}],
         "vmstore_exports": [{"host": "blank", "domain": "none", "image": "data"}],
+        "vmstore_vms": [{"vm": "web", "host": "blank", "size": "1G", "attach": {}}],
+        "hypervisor_service_user_uses_libvirt": True,
+        "hypervisor_qemu_user": "oneadmin",
     }
     groups = {"vmstore_frontend": {"hosts": {frontend: None}}, "vmstore_hypervisors": {"hosts": {"blank": None}}}
     inventory.write_text(json.dumps({"all": {"vars": variables, "children": groups}}))
@@ -400,6 +470,7 @@ def test_the_site_can_be_checked_before_anything_of_it_is_there(
     done = ansible_process.run([*command, "--check"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert count_changes(done.stdout) > 0
+    assert "Check mode doesn't predict the disks of virtual machines" in done.stdout
     assert execute("blank", "ls", "/var/lib/one", WRAPPER, check=False) == ""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ def check(tmp_path: Path) -> Callable[..., str]:
 
 
 EXPORT = {"host": "h1", "domain": "g1", "image": "data"}
+VM = {"vm": "web", "host": "h1", "size": "1G"}
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,27 @@ EXPORT = {"host": "h1", "domain": "g1", "image": "data"}
         (
             {"vmstore_exports": [EXPORT, {**EXPORT, "state": "absent"}]},
             'the image "data" is there more than once for the domain "g1" of the host h1',
+        ),
+        (
+            {"vmstore_vms": [{**VM, "context": {"path": "/srv/web.iso", "keys": []}}]},
+            "vmstore_vms.context.keys. Supported parameters include: ",
+        ),
+        (
+            {"vmstore_vms": [VM, {"vm": "web", "state": "absent"}]},
+            'the virtual machine "web" is there more than once, and once with all its disks is expected.',
+        ),
+        (
+            {"vmstore_vms": [{"vm": "web", "state": "absent", "context": {"path": "/srv/web.iso"}}]},
+            'the virtual machine "web" has a context and no host, and the host with its context image is expected.',
+        ),
+        (
+            {"vmstore_vms": [{"vm": "web", "size": "1G"}]},
+            '"f1" is not accepted as the host of "web": one of the group vmstore_hypervisors is expected (h1, h2).',
+        ),
+        (
+            {"vmstore_vms": [VM]},
+            'the service user can\'t manage the disks of virtual machines on the host "h1": '
+            "hypervisor_service_user_uses_libvirt and hypervisor_qemu_user of this host are expected",
         ),
         ({"frontends": ("f1", "f2")}, "The group vmstore_frontend has 2 hosts, and exactly one is expected"),
         ({"frontends": ()}, "The group vmstore_frontend has 0 hosts, and exactly one is expected"),
@@ -137,7 +159,7 @@ GONE = {
 @pytest.fixture(scope="module")
 def run_site(site: Lab, tmp_path_factory: pytest.TempPathFactory, execute: Execute) -> Iterator[Callable[..., str]]:
     """Run the playbook on hv1, front-end and hypervisor in one, with the image `site_rw`, and remove the image at the
-    end.
+    end. Further hypervisors have variables of their own.
     """
     base = {
         "vmstore_datastores": [{"name": "site", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}],
@@ -146,9 +168,16 @@ def run_site(site: Lab, tmp_path_factory: pytest.TempPathFactory, execute: Execu
     }
     inventory = tmp_path_factory.mktemp("site") / "site.yml"
 
-    def run(guests: list[str], exports: list[dict[str, Any]], *arguments: str, **variables: Any) -> str:
+    def run(
+        guests: list[str],
+        exports: list[dict[str, Any]],
+        *arguments: str,
+        others: Mapping[str, Any] | None = None,
+        **variables: Any,
+    ) -> str:
         groups = {"vmstore_frontend": ["hv1"], "vmstore_hypervisors": ["hv1"], "vmstore_guests": guests}
-        children = {name: {"hosts": dict.fromkeys(hosts)} for name, hosts in groups.items()}
+        children: dict[str, Any] = {name: {"hosts": dict.fromkeys(hosts)} for name, hosts in groups.items()}
+        children["vmstore_hypervisors"]["hosts"].update(others or {})
         inventory.write_text(
             yaml.safe_dump({"all": {"vars": {**base, "vmstore_exports": exports, **variables}, "children": children}})
         )
@@ -232,15 +261,69 @@ def test_an_export_comes_moves_in_the_guest_and_goes(
     assert count_changes(converge([gone])) == 0
 
 
-def test_the_service_user_reaches_the_hosts(
-    converge: Callable[..., str], foretold: Callable[..., str], execute: Execute
+#: Program that prints the owners of the disks of the VM 0.
+OWNERS = "cd /var/lib/one/datastores/0/0 && stat --format='%n %U' disk.*"
+
+
+@pytest.fixture
+def plain_host(execute: Execute) -> Iterator[str]:
+    """Return a second hypervisor, and restore its configuration and its service user after the test."""
+    execute("old", "cp", "-a", "/etc/libvirt/qemu.conf", "/root/qemu.conf")
+    yield "old"
+    execute("old", "cp", "-a", "/root/qemu.conf", "/etc/libvirt/qemu.conf")
+    execute("old", "sh", "-c", "gpasswd -d oneadmin libvirt; gpasswd -d oneadmin kvm; systemctl restart libvirtd")
+
+
+def test_the_service_user_manages_disks_on_another_host(
+    run_site: Callable[..., str], plain_host: str, execute: Execute, domain: Callable[..., str]
 ) -> None:
     """The default is access between all hosts. test_cluster_ssh.py has several hosts."""
-    command = ["runuser", "-u", "oneadmin", "--", "ssh", "-oBatchMode=yes", "hv1", "hostname"]
-    assert execute("hv1", *command, check=False) == ""
-    assert count_changes(foretold([], vmstore_cluster_ssh=True)) == 3  # the login shell, the key pair and the lines
-    assert execute("hv1", *command).strip() == "hv1"
-    assert count_changes(converge([], vmstore_cluster_ssh=True)) == 0
+    domain(plain_host, "web")
+    text = block("docs/vm-disks.md", "In the inventory of a site").text.replace("kvm1.example.com", plain_host)
+    documented = yaml.safe_load(text)
+    [image], [vm] = documented["vmstore_images"], documented["vmstore_vms"]
+    execute("hv1", "sh", "-euc", 'mkdir -p "${0%/*}"; qemu-img create -q -f qcow2 "$0" 1M', image["path"])
+    vm["disks"] += [{"size": "1M", "state": "absent"}, {"size": "8M"}]
+    vm["context"]["variables"] = {"ROOT_PASSWORD": "unspeakable"}
+    kept = {"name": "site", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}
+    kept_image = {"name": "site_rw", "datastore": "site", "path": "/mnt/site", "persistent": True}
+    variables: dict[str, Any] = {
+        "others": {plain_host: {name: documented[name] for name in documented if name.startswith("hypervisor_")}},
+        "vmstore_cluster_ssh": True,
+    }
+    declared = {
+        **variables,
+        "vmstore_datastores": [kept, *documented["vmstore_datastores"]],
+        "vmstore_images": [kept_image, image],
+        "vmstore_vms": [vm],
+    }
+
+    told = run_site([], [], "--check", **declared)
+    assert "doesn't predict the disks of virtual machines, because these hosts" in " ".join(told.split())
+    done = run_site([], [], "-vv", **declared)
+    # The disks are one change, which check mode didn't predict.
+    assert count_changes(done) == count_changes(told) + 1
+    assert "unspeakable" not in told + done
+    volume = execute(plain_host, "blkid", "-o", "value", "-s", "LABEL", vm["context"]["path"])
+    assert volume.strip() == "CONTEXT"
+    execute(plain_host, "virsh", "start", "web")
+    assert execute(plain_host, "sh", "-c", OWNERS).split() == ["disk.0", "oneadmin", "disk.2", "oneadmin"]
+    assert "/0/0/disk.0" in execute(plain_host, "virsh", "domblklist", "web")
+    # The service user reads the disks of the running domain.
+    assert count_changes(run_site([], [], **declared)) == 0
+
+    execute(plain_host, "virsh", "destroy", "web")
+    gone = {
+        **variables,
+        "vmstore_datastores": [kept, {"name": "disks", "state": "absent"}],
+        "vmstore_images": [kept_image, {"name": image["name"], "state": "absent"}],
+        "vmstore_vms": [{"vm": "web", "host": plain_host, "context": vm["context"], "state": "absent"}],
+    }
+    # The context and the disks. The image has its disk until then.
+    assert count_changes(run_site([], [], "--check", **gone)) == 2
+    assert count_changes(run_site([], [], **gone)) == 4
+    assert "disk.0" not in execute(plain_host, "virsh", "domblklist", "web")
+    assert execute(plain_host, "ls", vm["context"]["path"], "/var/lib/one/datastores/0/0", check=False) == ""
 
 
 def test_a_guest_has_the_mount_once_its_domain_was_restarted(

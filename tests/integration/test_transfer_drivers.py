@@ -254,6 +254,31 @@ def test_the_life_of_a_vm(cluster: Cluster, name: str, suffix: str) -> None:
         check_storage(driver)
 
 
+def test_links_to_images_move_to_another_file_system(cluster: Cluster) -> None:
+    """rename(2) doesn't reach the system datastore 100, which is another mount on h1."""
+    driver = prepare(cluster, "shared")
+    driver("clone", driver.image(QCOW2), driver.disk(1))
+    driver("ln", driver.image(RAW), driver.disk(2))
+    driver("ln", driver.image(QCOW2), driver.disk(3))
+    formats = {1: "qcow2", 2: "raw", 3: "qcow2"}
+    before = {number: driver.data(driver.disk(number), one) for number, one in formats.items()}
+    links = find_links(driver.path(driver.directory("h1")))
+    assert links["disk.2"] == str(driver.images / RAW)
+    driver("mv", driver.directory("h1"), driver.directory("h1", system := cluster.datastores / "100"))
+    assert not driver.path(driver.directory("h1")).exists()
+    assert find_links(driver.path(driver.directory("h1", system))) == links
+    assert {number: driver.data(driver.disk(number, "h1", system), one) for number, one in formats.items()} == before
+    driver("mvds", driver.disk(2, "h1", system), driver.images / RAW)
+    driver("mvds", driver.disk(3, "h1", system), driver.images / QCOW2)
+    assert driver.data(driver.image(RAW), "raw") == before[2]
+    check_storage(driver)
+
+
+def find_links(directory: Path) -> dict[str, str]:
+    """Return the targets of all links below a directory."""
+    return {str(one.relative_to(directory)): os.readlink(one) for one in directory.rglob("*") if one.is_symlink()}
+
+
 def test_virtiofs(cluster: Cluster) -> None:
     """A disk is only metadata: the actions of a VM's start, move and end do nothing. All others are refused."""
     driver = prepare(cluster, "virtiofs")

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Actions of transfer drivers between a front-end and real hosts, while the host's program or ssh(1) is killed, and
-while a datastore fails.
+"""Actions of transfer drivers between a front-end and real hosts, while the front-end, the host's program or ssh(1) is
+killed, and while a datastore fails.
 
 Front-end and hosts have one simulated datastore. The tests of a run take samples; ``TRANSFER_STRIDE=1`` walks all
 steps.
@@ -147,6 +147,47 @@ def test_a_process_is_killed_at_each_step(
             break
     assert kills
     report(f"{kills} kills by {victims.__name__}")
+
+
+class FrontEnd:
+    """A process that runs an action."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work = work
+        self.processes: list[int] = []
+
+    def run(self) -> None:
+        """Run the action, and raise an error if the process is killed."""
+        process = os.fork()
+        if process == 0:
+            with contextlib.suppress(BaseException):
+                self._work()
+                os._exit(0)
+            os._exit(1)
+        self.processes.append(process)
+        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        self.processes.clear()
+        if status == -signal.SIGKILL:
+            raise VmstoreError("The process was killed.")
+        assert status == 0
+
+
+def test_the_front_end_is_killed_at_each_step(
+    walk: Walk, store: SimulatedDatastore, hosts: Any, report: Callable[[str], None]
+) -> None:
+    """The program of the host ends by itself, and releases its locks."""
+    kills = 0
+    for step in itertools.count(1, STRIDE):
+        path = store.renew(walk.action.prepare)
+        front_end = FrontEnd(partial(walk.work, path))
+        raised, was_there, killed = run_until(store, front_end.run, step, front_end.processes.copy)
+        wait_for_end(hosts)
+        walk.check(path, raised)
+        kills += bool(killed)
+        if not was_there:
+            break
+    assert kills
+    report(f"{kills} kills of the front-end")
 
 
 def run_until(

@@ -7,6 +7,7 @@ The remote operations are those of ``transfer_trial``, in a copy of the engine.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import importlib
 import os
@@ -23,6 +24,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from documentation import block
 from refusal import refused
 
 ROOT = Path(__file__).parents[2]
@@ -99,11 +101,15 @@ class Hosts:
 
     def pass_on(self, names: dict[str, str], host: str = "h2") -> Any:
         """Let h1 send files directly to another host."""
-        with self.route("h1").connect() as session:
+        return self.ask("pass_on", str(self.h1), names, host, str(self.h2))
+
+    def ask(self, action: str, *arguments: object) -> Any:
+        """Run an operation without files on h1."""
+        protocol = self.engine.protocol
+        with self.engine.session.Session("h1", kind="host", module=protocol.__name__, log=self.log.append) as session:
             assert session.handshake() is None
-            operation = self.engine.protocol.OPERATIONS["pass_on"]
-            request = self.engine.protocol.request("pass_on", str(self.h1), names, host, str(self.h2))
-            return session.ask("pass_on", operation, request, kinds={}, timeout=60)
+            request = protocol.request(action, *arguments)
+            return session.ask(action, protocol.OPERATIONS[action], request, kinds={}, timeout=60)
 
 
 class opened:
@@ -403,6 +409,23 @@ def test_a_pull_goes_on_after_a_cut(hosts: Hosts, proxy: Any, large: Path) -> No
     assert network.passed[1] < LARGE - 60 * MIB
 
 
+def test_the_compression_of_ssh(hosts: Hosts, proxy: Any, tmp_path: Path) -> None:
+    """The configuration of the documentation, as an option of the command."""
+    (tmp_path / "config").write_text(block("docs/vm-disks.md", "Slow links between hosts").text)
+    command = ["/usr/bin/ssh", "-F", str(tmp_path / "config"), "-G", "branch-1"]
+    configured = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    (line,) = [one for one in configured if one.startswith("compression ")]
+    (hosts.here / "text").write_bytes(b"%d " % MIB * MIB)
+    passed = {}
+    for compression in ("no", line.split()[1]):
+        network = proxy([None], to_server=True)
+        hosts.options = (*network.options, "-o", f"Compression={compression}")
+        hosts.push({"text": "text"})
+        assert facts(hosts.h1) == facts(hosts.here)
+        passed[compression] = network.passed[0]
+    assert passed["no"] > 8 * MIB > MIB > passed["yes"]
+
+
 def test_a_network_that_stays_away(hosts: Hosts, proxy: Any, large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosts.engine.transfer, "PAUSES", (0.0, 0.0))
     network = proxy([MIB], to_server=True)
@@ -478,7 +501,7 @@ def test_a_process_that_is_killed(hosts: Hosts, shared_bridges: Any, large: Path
     command = [sys.executable, "-I", "-c", PROGRAM, hosts.engine.path, hosts.here, hosts.h1, action]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         wait_until(lambda: any(received(target)))
-        os.kill(process.pid if victim == "front-end" else find_victim(hosts, shared_bridges, victim), signal.SIGKILL)
+        os.kill(process.pid if victim == "front-end" else find_victim(shared_bridges, victim), signal.SIGKILL)
         process.communicate()
     if victim == "front-end":
         assert process.returncode == -signal.SIGKILL
@@ -492,13 +515,103 @@ def test_a_process_that_is_killed(hosts: Hosts, shared_bridges: Any, large: Path
     subprocess.run(["cmp", target / "disk", large], check=True)
 
 
+# Hosts that become silent
+
+
+@contextlib.contextmanager
+def in_thread(work: Callable[[], None]) -> Iterator[None]:
+    """Run a function in a thread during a block, and raise its error."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
+        yield
+        future.result()
+
+
+def test_a_slow_operation_is_waited_for(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host sends nothing but heartbeats for longer than it may be silent."""
+    silence = 4.0
+    monkeypatch.setattr(hosts.engine.session, "SILENCE", silence)
+
+    def end_the_work() -> None:
+        wait_until((hosts.h1 / "began").exists)
+        time.sleep(silence + 1)
+        (hosts.h1 / "go").touch()
+
+    with in_thread(end_the_work):
+        assert hosts.ask("work", str(hosts.h1)) == "worked"
+
+
+def test_an_operation_whose_process_is_stopped(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch, shared_bridges: Any
+) -> None:
+    monkeypatch.setattr(hosts.engine.session, "SILENCE", 1.0)
+    stopped: list[int] = []
+
+    def stop() -> None:
+        wait_until((hosts.h1 / "began").exists)
+        stopped.append(find_victim(shared_bridges, "engine"))
+        os.kill(stopped[0], signal.SIGSTOP)
+
+    with (
+        in_thread(stop),
+        refused(
+            hosts.engine.errors.TransferFailed,
+            says="The host h1 showed no sign of life for 1 seconds during work and is given up.",
+        ),
+    ):
+        hosts.ask("work", str(hosts.h1))
+    os.kill(stopped[0], signal.SIGCONT)
+    wait_until(lambda: not Path(f"/proc/{stopped[0]}").exists())
+
+
+@pytest.mark.parametrize("action", ["put", "get"])
+@pytest.mark.parametrize("victim", ["server", "engine"])
+def test_a_transfer_whose_process_is_stopped(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch, shared_bridges: Any, large: Path, action: str, victim: str
+) -> None:
+    """The next connection ends the process of the first one, which still holds the locks."""
+    monkeypatch.setattr(hosts.engine.session, "SILENCE", 1.0)
+    source, target = (hosts.here, hosts.h1) if action == "put" else (hosts.h1, hosts.here)
+    put_file(large, source)
+    stopped: list[int] = []
+
+    def stop() -> None:
+        wait_until(lambda: any(received(target)))
+        stopped.append(find_victim(shared_bridges, victim))
+        os.kill(stopped[0], signal.SIGSTOP)
+
+    with in_thread(stop):
+        hosts.push({"disk": "disk"}) if action == "put" else hosts.pull({"disk": "disk"})
+    subprocess.run(["cmp", target / "disk", large], check=True)
+    assert os.listdir(target) == ["disk"]
+    assert hosts.log[0] == (
+        f"The host h1 showed no sign of life for 1 seconds during {action} and is given up; a new connection goes on "
+        "with the transfer"
+    )
+    if victim == "server":
+        os.kill(stopped[0], signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{stopped[0]}").exists())
+
+
+def test_a_server_that_never_speaks(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts.engine.ssh, "CONNECT_TIMEOUT", 1)
+    (hosts.here / "x").touch()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        hosts.options = ("-p", str(server.getsockname()[1]))
+        with refused(
+            hosts.engine.errors.HostUnreachable,
+            says="put needs the host h1, which can't be used: Connection timed out during banner exchange*.",
+        ):
+            hosts.push({"x": "x"})
+
+
 def received(target: Path) -> Iterator[bool]:
     """Yield for each file that arrives whether it has data."""
     for path in target.glob(".*.part/data/disk"):
         yield path.stat().st_blocks * 512 > 8 * MIB
 
 
-def find_victim(hosts: Hosts, bridges: Any, victim: str) -> int:
+def find_victim(bridges: Any, victim: str) -> int:
     """Return the process of ssh(1), of the server for the connection, or of the engine on the host."""
     if victim == "client":
         return process_ids(f"^/usr/bin/ssh -F {bridges.root}/sshd/client")[0]

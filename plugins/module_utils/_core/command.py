@@ -207,7 +207,8 @@ def stream(
     :arg failed: returns the error for an exit code other than 0, from the last line on stderr.
     :arg timeout: seconds in which the command must read or write a byte, or end.
     :arg limits: options of prlimit(1), as for :func:`run`.
-    :raises CommandFailed: the command is missing, did nothing for too long, or wrote too much to stderr.
+    :raises TimedOut: the command did nothing for too long.
+    :raises CommandFailed: the command is missing, or wrote too much to stderr.
     """
     with Conversation(argv, limits) as command:
         waiting: bytes | memoryview | None = b""
@@ -240,6 +241,7 @@ class Conversation:
     """A command that reads and writes while this process uses it. The end of the block stops the command.
 
     :arg limits: options of prlimit(1), as for :func:`run`.
+    :ivar told: time of the last output on stderr on the monotonic clock. The start of the command counts, too.
     :raises CommandMissing: the command is missing.
     """
 
@@ -248,6 +250,7 @@ class Conversation:
         self._process = _start(_limit(argv, limits))
         self._in, self._out, self._err = self._process.stdin, self._process.stdout, self._process.stderr
         self._stderr, self._stderr_length = b"", 0
+        self.told = time.monotonic()
         self._open = {self._out: select.POLLIN, self._err: select.POLLIN}
         for descriptor in (self._in, *self._open):
             os.set_blocking(descriptor, False)
@@ -264,7 +267,8 @@ class Conversation:
 
         :arg timeout: seconds in which the command must read or write a byte; ``None`` waits for ever. Output on stderr
             doesn't count.
-        :raises CommandFailed: the command did neither, or wrote too much to stderr.
+        :raises TimedOut: the command did neither.
+        :raises CommandFailed: the command wrote too much to stderr.
         """
         end = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -313,7 +317,7 @@ class Conversation:
     def finish(self, timeout: float) -> Completed:
         """Wait for the end of a command that has closed its output. Return its result with the end of its stderr.
 
-        :raises CommandFailed: the command runs for more than ``timeout`` seconds.
+        :raises TimedOut: the command runs for more than ``timeout`` seconds.
         """
         # Until then, zstd(1) waits for the end of its input. stderr may stay open for longer, in a process that the
         # command started.
@@ -326,6 +330,7 @@ class Conversation:
 
     def _read_stderr(self) -> None:
         said = os.read(self._err, CHUNK)
+        self.told = time.monotonic()
         self._stderr = (self._stderr + said)[-LONGEST_STDERR:]
         self._stderr_length += len(said)
         if self._stderr_length > MOST_STDERR:
@@ -335,8 +340,8 @@ class Conversation:
         if not said:
             self._open.pop(self._err, None)
 
-    def _too_slow(self, timeout: float) -> CommandFailed:
-        return CommandFailed(f"The command {self._name!r} did nothing for {timeout:g} seconds and was stopped.")
+    def _too_slow(self, timeout: float) -> TimedOut:
+        return TimedOut(f"The command {self._name!r} did nothing for {timeout:g} seconds and was stopped.")
 
 
 def _limit(argv: Sequence[str], limits: Sequence[str]) -> Sequence[str]:

@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from .block_device import is_block_device
 
@@ -39,4 +40,28 @@ def start_write_out(descriptor: int, position: int, length: int) -> None:
     os.posix_fadvise(descriptor, position, length, os.POSIX_FADV_DONTNEED)
 
 
-__all__ = ["extents", "start_write_out"]
+@contextlib.contextmanager
+def writing_out(descriptor: int) -> Iterator[Callable[[int, int], object]]:
+    """Yield a function that lets a thread call :func:`start_write_out`, which waits for a busy disk. So this thread
+    goes on to take data from a pipe. The thread has ended after the block.
+    """
+    import queue
+    import threading
+
+    ranges: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        while (found := ranges.get()) is not None:
+            with contextlib.suppress(OSError):  # fsync(2) returns errors of the disk
+                start_write_out(descriptor, *found)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield lambda position, length: ranges.put((position, length))
+    finally:
+        ranges.put(None)
+        thread.join()
+
+
+__all__ = ["extents", "start_write_out", "writing_out"]

@@ -37,7 +37,8 @@ def read_with_downloader(program: str, url: str, redacted: str) -> Iterator[byte
     :arg url: a URL that :func:`expected_url` accepts.
     :arg redacted: the URL without its secrets, for messages.
     :raises TransferFailed: the downloader failed, or is too slow.
-    :raises CommandFailed: the downloader can't be started, or wrote nothing for too long.
+    :raises TimedOut: the downloader wrote nothing for too long.
+    :raises CommandFailed: the downloader can't be started.
     """
 
     def failed(reason: str) -> TransferFailed:

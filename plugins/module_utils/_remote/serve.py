@@ -18,6 +18,9 @@ from .wire import CONFIRMED, Operation, decode, describe_failure, encode
 #: Interval between two signals in seconds.
 SIGNAL_INTERVAL = 0.5
 
+#: Interval between two heartbeats in seconds. It is a small part of :data:`.session.SILENCE`.
+HEARTBEAT_INTERVAL = 10.0
+
 #: The request of one operation: ``action``, ``arguments``, ``named``, ``size`` (bytes of the data behind the request,
 #: or ``None``), and further fields for ``begin``.
 Request = Mapping[str, Any]
@@ -46,10 +49,12 @@ def serve(
         input, from a file that writes to the other side, and from the request.
     """
     import signal
+    import threading
 
     # Code that prints must not write into the answer.
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
+    threading.Thread(target=_send_heartbeats, daemon=True).start()
     confirmation = _Confirmation()
     signal.signal(signal.SIGTERM, _terminate)
     request = decode(stdin.readline(), kinds)
@@ -78,6 +83,17 @@ def serve(
         if result is not None and is_confirmed:
             undo(result)
         raise
+
+
+def _send_heartbeats() -> None:
+    """Write an empty line to standard error from time to time, as long as this process isn't stopped.
+
+    Standard error has its own channel of ssh(1), so heartbeats don't mix with data. A slow disk doesn't stop them.
+    """
+    with contextlib.suppress(OSError):
+        while True:
+            time.sleep(HEARTBEAT_INTERVAL)
+            os.write(2, b"\n")
 
 
 class _Confirmation:

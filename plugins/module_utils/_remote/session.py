@@ -9,6 +9,9 @@ comes the request, a line of JSON, and after the request the data of the operati
 JSON: log lines and one answer. This side keeps its end of the connection open, so the end of input means that this side
 is dead.
 
+During an operation, the other host sends heartbeats (:func:`.serve.serve`). So this side finds a process that is
+stopped or a host that hangs, and waits for a slow operation.
+
 After an operation that creates data, the other host waits for a confirmation. Without a confirmation it deletes the
 data, because nobody else would.
 """
@@ -22,7 +25,7 @@ from typing import Any
 
 from .._core import records
 from .._core.command import Conversation, reason
-from .._core.errors import CommandFailed, TransferFailed, printable
+from .._core.errors import CommandFailed, TimedOut, TransferFailed, printable
 from .engine import ENGINE, pack_engine, path_in_engine
 from .ssh import CONNECT_TIMEOUT, ssh_command
 from .wire import CONFIRMED, Operation, encode, read_answer, unexpected
@@ -36,6 +39,10 @@ LONGEST_ANSWER = 64 << 20
 
 #: Upper bound of the output of a login shell before that of python3, in bytes.
 LONGEST_BANNER = 64 << 10
+
+#: Upper bound of the time in which a host neither sends nor accepts anything, in seconds. A working host sends
+#: heartbeats.
+SILENCE = 60.0
 
 #: Upper bound of the time in which a host accepts no data, in seconds. The host's disk may be slow.
 STALL = 3600.0
@@ -155,7 +162,7 @@ class Session:
         :arg kinds: the dataclasses that the result may contain, by name.
         :arg data: sealed frames for the other host.
         :arg timeout: seconds for a quick operation.
-        :raises TransferFailed: the connection broke.
+        :raises TransferFailed: the connection broke, or the other host is silent.
         :raises CommandFailed: the other host sends an invalid answer, or none in time.
         :raises VmstoreError: the error of the operation.
         """
@@ -202,7 +209,11 @@ class Session:
     def _ended(self) -> TransferFailed:
         """Return the error about the end of the connection."""
         why = reason(self._ssh.finish(GRACE))
-        return TransferFailed(f"The connection to the {self._peer} broke during {self._action}: {why}.")
+        return self._lost(f"The connection to the {self._peer} broke during {self._action}: {why}.")
+
+    def _lost(self, why: str) -> TransferFailed:
+        """Return the error about a connection that is of no more use."""
+        return TransferFailed(why)
 
     def unexpected(self, why: str) -> CommandFailed:
         """Return the error about an invalid answer."""
@@ -242,14 +253,30 @@ class Session:
                 end = time.monotonic() + allowed
 
     def _wait(self, end: float, *, is_writing: bool) -> tuple[bool, bool]:
-        try:
-            return self._ssh.wait(max(0.0, end - time.monotonic()), write=is_writing)
-        except CommandFailed as error:
-            if time.monotonic() < end:
+        """Wait until the other host sends or accepts something, at most until ``end``. See :meth:`.Conversation.wait`.
+
+        :raises TransferFailed: the other host is silent.
+        :raises CommandFailed: the other host sends too many messages.
+        """
+        began = time.monotonic()
+        while True:
+            silent = max(began, self._ssh.told) + SILENCE
+            try:
+                return self._ssh.wait(max(0.0, min(end, silent) - time.monotonic()), write=is_writing)
+            except TimedOut:
+                # After a stop of this process, heartbeats may have waited in the pipe.
+                is_silent = time.monotonic() >= max(began, self._ssh.told) + SILENCE
+            except CommandFailed as error:
                 raise CommandFailed(
                     f"The connection to the {self._peer} is given up during {self._action}: {error}"
                 ) from error
-            return False, False
+            if is_silent:
+                raise self._lost(
+                    f"The {self._peer} showed no sign of life for {SILENCE:g} seconds during {self._action} and is "
+                    "given up."
+                )
+            if time.monotonic() >= end:
+                return False, False
 
     def _read_lines(self, line: bytearray) -> Iterator[bytes]:
         """Read once, and yield the complete lines.

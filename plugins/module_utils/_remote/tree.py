@@ -71,11 +71,21 @@ class Source:
     :arg names: the names in the directory that belong to the tree, each with its name in the tree. The first one must
         exist. A link whose target begins with one of the names leads to the new name in the tree.
     :arg left_out: paths in the tree that don't belong to it.
+    :arg may_lead_out: whether links may lead out of the tree. Another host refuses such links.
     """
 
-    def __init__(self, directory: int, place: str, names: Mapping[str, str], *, left_out: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        directory: int,
+        place: str,
+        names: Mapping[str, str],
+        *,
+        left_out: Collection[str] = (),
+        may_lead_out: bool = False,
+    ) -> None:
         self._directory = directory
         self._left_out = frozenset(left_out)
+        self._may_lead_out = may_lead_out
         self.place = place
         self._names = dict(names)
         self._original = {new: old for old, new in names.items()}
@@ -103,7 +113,7 @@ class Source:
                         entries.append(entry)
         entries.sort(key=_order)
         try:
-            check_tree(entries)
+            check_tree(entries, may_lead_out=self._may_lead_out)
         except BadTree as error:
             raise self.refuse(str(error)) from error
         return tuple(entries)
@@ -201,9 +211,10 @@ def digest_of(tree: Tree) -> bytes:
     return hashlib.new(DIGEST, json.dumps(plain).encode(), usedforsecurity=False).digest()
 
 
-def check_tree(entries: Iterable[Entry]) -> None:
+def check_tree(entries: Iterable[Entry], *, may_lead_out: bool = False) -> None:
     """Require that the entries are a tree that can be created in an empty directory, and touches nothing else.
 
+    :arg may_lead_out: whether links may lead out of the tree.
     :raises BadTree: they aren't.
     """
     known: dict[str, str] = {}
@@ -222,7 +233,7 @@ def check_tree(entries: Iterable[Entry]) -> None:
         if len(parts) > 1 and known.get("/".join(parts[:-1])) != DIRECTORY:
             raise BadTree(f"{shown} isn't in a directory of the tree")
         _check_numbers(entry, shown)
-        if entry.kind == LINK:
+        if entry.kind == LINK and not may_lead_out:
             _check_target(parts, entry.target)
         known[entry.path] = entry.kind
         previous = parts

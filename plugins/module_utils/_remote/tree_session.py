@@ -64,7 +64,7 @@ class TreeSession(Session):
                 self._wait_for(time.monotonic() + STALL, is_writing=False)
                 continue
             if not length:
-                raise self._broken()
+                raise self._ended()
             kept += length
         self.moved += kept
 
@@ -82,7 +82,7 @@ class TreeSession(Session):
                 end = time.monotonic() + STALL
         if rest is None:  # the host has ended, perhaps with an error
             self._next_line(GRACE)
-            raise self._broken()
+            raise self._ended()
 
     def _next_line(self, seconds: float = LONGEST_ACTION) -> bytes:
         """Return the next line that is no log line. An error in it is raised."""
@@ -113,7 +113,7 @@ class TreeSession(Session):
     def _read_input(self) -> None:
         data = self._ssh.read()
         if not data:
-            raise self._broken()
+            raise self._ended()
         self._input += data
         if len(self._input) > LONGEST_ANSWER:
             raise self.unexpected(f"a line of more than {LONGEST_ANSWER} bytes")
@@ -129,8 +129,8 @@ class TreeSession(Session):
             raise CommandFailed(f"The {self._peer} {doing} {self._action} and is given up.")
         return can_read, can_write
 
-    def _broken(self) -> Broken:
-        return Broken(str(self._ended()))
+    def _lost(self, why: str) -> Broken:
+        return Broken(why)
 
 
 __all__ = ["TreeSession"]

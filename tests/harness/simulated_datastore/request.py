@@ -43,7 +43,7 @@ META = (
     )
 )
 #: Operations that change the file system, or promise the durability of a change: all that can fail on the way to the
-#: disk.
+#: disk. In a rule for the whole class, ``close`` is that of descriptors that can write.
 CHANGE = NAMES | ATTRIBUTES | SYNC | {"truncate", "write"}
 OPERATIONS = DATA | META | SYNC
 CLASSES: dict[str, frozenset[str]] = {

@@ -57,6 +57,16 @@ def lines(path: Path) -> list[str]:
     return path.read_bytes().decode("utf-8", "surrogateescape").removesuffix("\n").split("\n")
 
 
+def list_directory(fd: int) -> list[tuple[bytes, bool]]:
+    """Return the names in an open directory, each with whether it is a directory.
+
+    Links aren't followed, in contrast to :func:`os.fwalk`. A target can be below the mount point, so that the daemon
+    would wait for itself.
+    """
+    with os.scandir(fd) as entries:
+        return [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
+
+
 class MountEntry(NamedTuple):
     """A line of the table of mounts (proc_pid_mountinfo(5)): device number, mount point, source, file system type."""
 
@@ -137,6 +147,7 @@ __all__ = [
     "SOURCE",
     "MountEntry",
     "lines",
+    "list_directory",
     "mounts",
     "remount",
     "renameat2",

@@ -8,10 +8,7 @@ The host is a real sshd with a file system of its own.
 from __future__ import annotations
 
 import os
-import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +19,16 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     PathNotAllowed,
 )
 from refusal import require_failure
+from ssh_hosts import free_port, make_key, server_command, wait_for_server, write_client
 
 BRIDGE = "bridge.example"
 
-# A mount namespace has the ~/.ssh of the test, and the /run/sshd that sshd needs.
-AS_CLIENT = 'mount --bind "$1" /root/.ssh && shift && exec "$@"'
-# Another mount namespace has the /srv of the bridge.
+# A mount namespace has the /srv of the bridge, and the /run/sshd that sshd needs.
 AS_SERVER = 'mkdir -p /run/sshd && mount --bind "$1" /srv && shift && exec "$@"'
 
 
 @dataclass
 class Bridge:
-    port: int
     log: Path
     srv: Path
 
@@ -42,51 +37,21 @@ class Bridge:
         return self.log.read_text().count("Accepted publickey for root")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
-def wait_for(port: int, server: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        except ConnectionRefusedError:
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise
-
-
 @pytest.fixture
-def bridge(virtiofs, tmp_path: Path) -> Iterator[Bridge]:
-    sshd = shutil.which("sshd", path="/usr/sbin:/usr/bin")
-    if sshd is None:
-        pytest.fail("sshd is not installed: apt-get install openssh-server")
-    for name in ("client", "server", "srv"):
-        (tmp_path / name).mkdir(mode=0o700)
-    for name in ("client/key", "server/key"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
-    shutil.copy(tmp_path / "client" / "key.pub", tmp_path / "server" / "authorized_keys")
-    found = Bridge(free_port(), tmp_path / "server" / "log", tmp_path / "srv")
-    (tmp_path / "client" / "config").write_text(
-        f"Host {BRIDGE}\n  HostName 127.0.0.1\n  Port {found.port}\n  User root\n  IdentityFile ~/.ssh/key\n"
-        f"  UserKnownHostsFile ~/.ssh/known_hosts\n  HostKeyAlias {BRIDGE}\nHost refused.example\n  HostName "
-        "127.0.0.1\n  Port 1\n"
-    )
-    (tmp_path / "client" / "known_hosts").write_text(f"{BRIDGE} {(tmp_path / 'server' / 'key.pub').read_text()}")
-    (tmp_path / "server" / "config").write_text(
-        f"Port {found.port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/server/key\nPidFile none\nUsePAM "
-        "no\nStrictModes no\nPermitRootLogin yes\n"
-        f"AuthorizedKeysFile {tmp_path}/server/authorized_keys\nPrintMotd no\n"
-    )
-    command = [sshd, "-D", "-f", str(tmp_path / "server" / "config"), "-E", str(found.log)]
-    server = subprocess.Popen(["unshare", "-m", "sh", "-ec", AS_SERVER, "sh", str(found.srv), *command])
+def bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bridge]:
+    ssh, srv = tmp_path / "ssh", tmp_path / "srv"
+    for directory in (ssh, srv):
+        directory.mkdir(mode=0o700)
+    make_key(ssh / "host")
+    (ssh / "authorized_keys").write_text(make_key(ssh / "key"))
+    port = free_port()
+    hosts = f"Host {BRIDGE}\n  Port {port}\nHost refused.example\n  Port 1\n"
+    monkeypatch.setenv("PATH", f"{write_client(ssh, hosts, key='key', user='root')}:{os.environ['PATH']}")
+    command = server_command(ssh, "PermitRootLogin yes", port=port)
+    server = subprocess.Popen(["unshare", "-m", "sh", "-ec", AS_SERVER, "sh", str(srv), *command])
     try:
-        wait_for(found.port, server)
-        os.makedirs("/root/.ssh", mode=0o700, exist_ok=True)
-        virtiofs.enter = ("unshare", "-m", "sh", "-ec", AS_CLIENT, "sh", str(tmp_path / "client"))
-        yield found
+        wait_for_server(port, server)
+        yield Bridge(ssh / "server.log", srv)
     finally:
         server.terminate()
         server.wait()

@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,23 +34,29 @@ def image_format(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@functools.cache
+def template(image_format: str) -> tempfile.TemporaryDirectory[str]:
+    """Create an image whose only MiB was 1, 2 and then 3, with a snapshot before each change."""
+    directory = tempfile.TemporaryDirectory()
+    image = Path(directory.name, NAME)
+    (snapshots := Path(f"{image}.snap")).mkdir()
+    if image_format == "qcow2":
+        (snapshots / snapshots.name).symlink_to(".")
+        image.symlink_to(f"{NAME}.snap/2")
+    for number in range(3):
+        path = image if image_format == "raw" and number == 2 else snapshots / str(number)
+        backing = ["-F", "qcow2", "-b", f"{NAME}.snap/{number - 1}", "-u"] if image_format == "qcow2" and number else []
+        subprocess.run(["qemu-img", "create", "-q", "-f", image_format, *backing, path, "1M"], check=True)
+        subprocess.run(["qemu-io", "-f", image_format, "-c", f"write -q -P {number + 1} 0 1M", path], check=True)
+    return directory
+
+
 @pytest.fixture
 def prepare(image_format: str, tmp_path: Path) -> Callable[[Path], None]:
-    """Create an image whose only MiB was 1, 2 and then 3, with a snapshot before each change."""
+    """Return a function that creates the image in a directory, and a catalog with the image."""
 
     def make(directory: Path) -> None:
-        snapshots = directory / f"{NAME}.snap"
-        snapshots.mkdir()
-        if image_format == "qcow2":
-            (snapshots / snapshots.name).symlink_to(".")
-            (directory / NAME).symlink_to(f"{NAME}.snap/2")
-        for number in range(3):
-            path = directory / NAME if image_format == "raw" and number == 2 else snapshots / str(number)
-            backing = (
-                ["-F", "qcow2", "-b", f"{NAME}.snap/{number - 1}", "-u"] if image_format == "qcow2" and number else []
-            )
-            subprocess.run(["qemu-img", "create", "-q", "-f", image_format, *backing, path, "1M"], check=True)
-            subprocess.run(["qemu-io", "-f", image_format, "-c", f"write -q -P {number + 1} 0 1M", path], check=True)
+        shutil.copytree(template(image_format).name, directory, symlinks=True, dirs_exist_ok=True)
         for old in tmp_path.glob("catalog*"):
             old.unlink()
         with open_catalog(f"{tmp_path}/catalog", create=True) as catalog, catalog.transaction():

@@ -17,12 +17,16 @@ from pathlib import Path
 
 import pytest
 import vm_transfers
+from ansible_collections.granary.vmstore.plugins.module_utils._core.deadline import run_with_deadline
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import VmstoreError
 from simulated_datastore.testing import CrashWalker, FaultWalker, KillWalker, SimulatedDatastore
 from vm_transfers import Action, Files
 
 STRIDE = int(os.environ.get("TRANSFER_STRIDE", "41"))
 ACTIONS = vm_transfers.actions("localhost", "localhost")
+
+#: uid and gid of a user without rights of root.
+SERVICE_USER = 999
 
 
 class Walk:
@@ -79,6 +83,34 @@ def test_each_write_fails_once(walk: Walk, walk_faults: FaultWalker, report: Cal
     injected = walk_faults(walk.work, check, prepare=walk.prepare, stride=stride)
     assert injected
     report(f"{injected} faults")
+
+
+@pytest.mark.parametrize("name", ["clone, ssh raw", "clone, local", "mv, ssh raw", "mv, local"])
+def test_each_write_of_a_service_user_fails_once(name: str, walk_faults: FaultWalker) -> None:
+    walk = Walk(ACTIONS[name])
+
+    def prepare(mount: Path) -> None:
+        walk.prepare(mount)
+        for path in (mount, *mount.rglob("*")):
+            os.lchown(path, SERVICE_USER, SERVICE_USER)
+
+    def work(mount: Path) -> None:
+        def run() -> None:
+            os.setgroups([])
+            os.setgid(SERVICE_USER)
+            os.setuid(SERVICE_USER)
+            walk.work(mount)
+
+        run_with_deadline(120, f"The action {name}", run)
+
+    def check(mount: Path, raised: BaseException | None) -> None:
+        end = walk.check(mount)
+        assert end == "new" if raised is None else isinstance(raised, VmstoreError), repr(raised)
+        work(mount)
+        walk.action.require_done(vm_transfers.files(mount))
+        assert {path.lstat().st_uid for path in mount.rglob("*")} == {SERVICE_USER}
+
+    assert walk_faults(work, check, prepare=prepare, stride=STRIDE if STRIDE == 1 else 4 * STRIDE)
 
 
 def test_a_kill_at_each_step(walk: Walk, walk_kills: KillWalker, report: Callable[[str], None]) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,14 @@ from .._remote.transfer import Route, push_tree
 from .._remote.tree import Source
 from .._remote.tree_peer import TreePeer
 from . import protocol
+
+
+def work(directory: str) -> str:
+    """Create the file ``began``, and wait until somebody creates the file ``go``."""
+    os.close(os.open(f"{directory}/began", os.O_CREAT | os.O_WRONLY))
+    while not os.path.exists(f"{directory}/go"):
+        time.sleep(0.01)
+    return "worked"
 
 
 def begin(_request: Request, peer: TreePeer | None, log: Callable[[str], object]) -> Handlers:
@@ -69,5 +78,6 @@ def begin(_request: Request, peer: TreePeer | None, log: Callable[[str], object]
         "put_until_full": put_until_full,
         "pass_on": pass_on,
         "read": read,
+        "work": work,
     }
     return handlers, lambda made: None

@@ -14,7 +14,11 @@ OPERATIONS = {
     "put_until_full": Operation("str"),
     "pass_on": Operation("str"),
     "read": Operation("str"),
+    "work": Operation("str"),
 }
+
+#: Interval between two heartbeats of a host in seconds.
+HEARTBEAT_INTERVAL = 0.1
 
 
 def serve(stdin: IO[bytes]) -> None:
@@ -23,6 +27,7 @@ def serve(stdin: IO[bytes]) -> None:
     from .._remote.tree_peer import open_peer
     from .operations import begin
 
+    serving.HEARTBEAT_INTERVAL = HEARTBEAT_INTERVAL
     serving.serve(stdin, operations=OPERATIONS, kinds={}, begin=begin, peer=open_peer)
 
 

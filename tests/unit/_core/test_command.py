@@ -115,12 +115,12 @@ def test_a_streaming_command_may_wait_for_the_end_of_its_input() -> None:
 
 
 def test_a_stream_that_stalls_is_stopped() -> None:
-    with refused(CommandFailed, says="The command 'sleep' did nothing for 0.1 seconds and was stopped."):
+    with refused(TimedOut, says="The command 'sleep' did nothing for 0.1 seconds and was stopped."):
         list(stream(["sleep", "60"], failed=NotFound, timeout=0.1))
 
 
 def test_messages_are_no_progress_of_a_stream() -> None:
-    with refused(CommandFailed, names=["'sh'"]):
+    with refused(TimedOut, names=["'sh'"]):
         list(stream(["sh", "-c", "while echo still here >&2; do sleep 0.05; done"], failed=NotFound, timeout=0.3))
 
 
@@ -134,7 +134,7 @@ def test_a_streaming_command_keeps_to_its_limits() -> None:
     assert b"".join(stream(["sh", "-c", "ulimit -t"], failed=NotFound, limits=["--cpu=7"])) == b"7\n"
     with refused(NotFound, says="stopped by SIGKILL"):
         list(stream(["sh", "-c", "while :; do :; done"], failed=NotFound, limits=["--cpu=1"]))
-    with refused(CommandFailed, names=["'sleep'"]):
+    with refused(TimedOut, names=["'sleep'"]):
         list(stream(["sleep", "60"], failed=NotFound, timeout=0.1, limits=["--cpu=7"]))
 
 

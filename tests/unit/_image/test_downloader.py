@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import CommandFailed, InvalidInput
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput, TimedOut
 from ansible_collections.granary.vmstore.plugins.module_utils._image import downloader
 from ansible_collections.granary.vmstore.plugins.module_utils._image.fetch import open_source, read_head
 from ansible_collections.granary.vmstore.plugins.module_utils._image.source import Source
@@ -34,7 +34,7 @@ def test_a_downloader_that_stalls_is_stopped(
 ) -> None:
     monkeypatch.setattr(downloader, "TIMEOUT", 0.1)
     command = program(script)
-    with open_source(URL, downloader=command, log=str) as chunks, refused(CommandFailed, names=[command, 0.1]):
+    with open_source(URL, downloader=command, log=str) as chunks, refused(TimedOut, names=[command, 0.1]):
         list(chunks)
 
 

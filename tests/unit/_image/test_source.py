@@ -10,7 +10,6 @@ import errno
 import os
 import random
 import re
-import shlex
 import shutil
 import socket
 import ssl
@@ -38,6 +37,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._image.fetch impor
 from ansible_collections.granary.vmstore.plugins.module_utils._image.http import limits
 from ansible_collections.granary.vmstore.plugins.module_utils._image.source import Source
 from refusal import refused
+from ssh_hosts import ALIAS, free_port, make_key, server_command, wait_for_server, write_client
 
 DATA = random.Random(4).randbytes(1_000_003)
 ETAG = '"v1"'
@@ -1088,41 +1088,15 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
     The configuration of the ``ssh`` program has the address and the keys of the server.
     """
-    sshd = shutil.which("sshd", path="/usr/sbin:/usr/bin")
-    ssh = shutil.which("ssh")
-    if sshd is None or ssh is None:
-        pytest.fail("sshd or ssh is not installed: apt-get install openssh-server openssh-client")
-    for name in ("host_key", "key"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    (tmp_path / "known_hosts").write_text(f"store.example {(tmp_path / 'host_key.pub').read_text()}")
-    (tmp_path / "client").write_text(
-        f"Host store.example\n  HostName 127.0.0.1\n  Port {port}\n  User nobody\n  IdentityFile {tmp_path}/key\n  "
-        "HostKeyAlias store.example\n"
-        f"  UserKnownHostsFile {tmp_path}/known_hosts\n"
-    )
-    (tmp_path / "server").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host_key\nPidFile none\nUsePAM no\nStrictModes "
-        "no\nPermitRootLogin yes\n"
-        f"AuthorizedKeysFile {tmp_path}/key.pub\nPrintMotd no\n"
-    )
-    # ssh(1) reads the home directory of /etc/passwd.
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "ssh").write_text(f'#!/bin/sh\nexec {ssh} -F {shlex.quote(f"{tmp_path}/client")} "$@"\n')
-    (tmp_path / "bin" / "ssh").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    make_key(tmp_path / "host")
+    (tmp_path / "authorized_keys").write_text(make_key(tmp_path / "key"))
+    port = free_port()
+    binaries = write_client(tmp_path, f"Host store.example\n  Port {port}\n  User nobody\n", key="key")
+    monkeypatch.setenv("PATH", f"{binaries}:{os.environ['PATH']}")
     os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
-    server = subprocess.Popen([sshd, "-D", "-f", tmp_path / "server", "-E", tmp_path / "log"])
+    server = subprocess.Popen(server_command(tmp_path, "PermitRootLogin yes", port=port))
     try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except ConnectionRefusedError:
-                if server.poll() is not None or time.monotonic() > deadline:
-                    raise
+        wait_for_server(port, server)
         yield "ssh://root@store.example"
     finally:
         server.terminate()
@@ -1148,7 +1122,7 @@ def test_ssh_says_what_is_wrong(host: str, tmp_path: Path) -> None:
         fetch(f"{host.replace('root@', '')}/nowhere")
     with refused(TransferFailed, names=["ssh://store.example:1/nowhere", os.strerror(errno.ECONNREFUSED)]):
         fetch(f"{host}:1/nowhere")
-    (tmp_path / "known_hosts").write_text(f"store.example {(tmp_path / 'key.pub').read_text()}")
+    (tmp_path / "known_hosts").write_text(f"{ALIAS} {(tmp_path / 'key.pub').read_text()}")
     with refused(TransferFailed, names=["ssh://store.example/nowhere", "Host key"]):
         fetch(f"{host}/nowhere")
 
@@ -1222,8 +1196,7 @@ def test_a_file_that_does_not_change_needs_no_consent(image: tuple[str, Path]) -
 
 def replace_command(tmp_path: Path, command: str) -> None:
     """Run a command instead of the requested one, like sshd(8) for a key with a command."""
-    key = (tmp_path / "key.pub").read_text()
-    (tmp_path / "key.pub").write_text(f'command="{command}" {key}')
+    (keys := tmp_path / "authorized_keys").write_text(f'command="{command}" {keys.read_text()}')
 
 
 def test_what_a_login_shell_prints_is_not_in_the_image(host: str, tmp_path: Path) -> None:

@@ -146,7 +146,9 @@ class HostActions(MigrationActions):
         if self.has_directory(path) or not self.has_directory(target):
             with _opened_directory(path) as (origin, system):
                 if not _rename_directory(origin, system, parsed):
-                    source = Source(system, origin.datastore, {str(origin.vm): str(parsed.vm)})
+                    names = {str(origin.vm): str(parsed.vm)}
+                    # A link to an image stays as it is, as with rename(2).
+                    source = Source(system, origin.datastore, names, may_lead_out=True)
                     HostActions(LocalSender(source), self._log, self._hosts).receive_directory(target, None)
                     remove_directory_at(system, origin)
         else:

@@ -22,7 +22,7 @@ from ..errors import SimulatedDatastoreError
 from ..nodes import Node
 from ..profiles import ERROR_AT, choose
 from ..request import Request
-from ..system import RENAME_EXCHANGE
+from ..system import RENAME_EXCHANGE, list_directory
 from . import Policy
 
 if TYPE_CHECKING:
@@ -226,15 +226,21 @@ class Capacity(Policy):
         """Yield path and status of everything in the backing directory that clients can see."""
         root = self._nodes.root_fd
         yield b"/", os.fstat(root)
-        for directory, names, files, fd in os.fwalk(b".", dir_fd=root):
-            if directory == b"." and self._datastore.hidden in names:
-                names.remove(self._datastore.hidden)
-            for name in names + files:
-                try:
-                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                except FileNotFoundError:
+        yield from self._walk_below(root, b".", b"/")
+
+    def _walk_below(self, parent: int, name: bytes, path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            for child, is_directory in list_directory(fd):
+                if path + child == b"/" + self._datastore.hidden:
                     continue
-                yield directory[1:] + b"/" + name, status
+                with contextlib.suppress(FileNotFoundError):
+                    yield path + child, os.stat(child, dir_fd=fd, follow_symlinks=False)
+                if is_directory:
+                    with contextlib.suppress(OSError):
+                        yield from self._walk_below(fd, child, path + child + b"/")
+        finally:
+            os.close(fd)
 
     # The pipeline
 

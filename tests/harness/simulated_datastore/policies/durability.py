@@ -18,7 +18,7 @@ from ..journal import Attribute, Attributes, Change, Content, Journal, Key, Name
 from ..nodes import Node
 from ..profiles import choose
 from ..request import ATTRIBUTES, NAMES, Request
-from ..system import RENAME_EXCHANGE, RENAME_WHITEOUT
+from ..system import RENAME_EXCHANGE, RENAME_WHITEOUT, list_directory
 from . import Policy
 
 if TYPE_CHECKING:
@@ -575,14 +575,15 @@ def _copy(source: int, target: int) -> None:
 
 
 def _remove_tree(name: bytes, directory: int) -> None:
-    for _unused, names, files, fd in os.fwalk(name, topdown=False, dir_fd=directory):
-        for file in files:
-            os.unlink(file, dir_fd=fd)
-        for child in names:
-            try:
-                os.rmdir(child, dir_fd=fd)
-            except NotADirectoryError:
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        for child, is_directory in list_directory(fd):
+            if is_directory:
+                _remove_tree(child, fd)
+            else:
                 os.unlink(child, dir_fd=fd)
+    finally:
+        os.close(fd)
     os.rmdir(name, dir_fd=directory)
 
 

@@ -89,12 +89,18 @@ _OF_ACTION = {
 _ACTIONS = ("error", "delay", "hang", "short", "torn", "corrupt", "noop", "kill", "crash", "disconnect")
 
 
+def _is_reader(request: Request) -> bool:
+    """Return whether the descriptor of a request can't write."""
+    return request.handle is not None and request.handle.flags & os.O_ACCMODE == os.O_RDONLY
+
+
 class _Active:
     """A rule in force."""
 
     def __init__(self, rule: Rule, ops: frozenset[str]) -> None:
         self.rule = rule
         self.ops = ops
+        self._ignores_readers = "close" not in expand([op for op in rule.ops if op != "change"])
         self.matches = 0
         self.hits = 0
         self.moved = 0
@@ -113,6 +119,8 @@ class _Active:
             and not self._path(request.path)
             and not (request.new_parent is not None and self._path(request.new_path))
         ):
+            return False
+        if self._ignores_readers and request.op == "close" and _is_reader(request):
             return False
         self.matches += 1
         number = self.matches

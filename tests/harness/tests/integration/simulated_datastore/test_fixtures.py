@@ -154,6 +154,14 @@ def test_the_kill_walker_passes_careful_code(walk_kills: KillWalker) -> None:
     assert walk_kills(careful, survivable, prepare=prepare) == 6
 
 
+def test_a_close_after_reading_is_no_change(walk_kills: KillWalker) -> None:
+    def read(directory: Path) -> None:
+        whole(directory)
+        careful(directory)
+
+    assert walk_kills(read, survivable, prepare=prepare) == 6
+
+
 def test_the_kill_walker_finds_what_a_killed_process_leaves(walk_kills: KillWalker) -> None:
     with refused(AssertionError, says="after a kill before change 2: *config.new*"):
         walk_kills(careful, lambda directory: clean(directory, OSError()), prepare=prepare)

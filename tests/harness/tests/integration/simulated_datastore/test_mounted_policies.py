@@ -305,6 +305,20 @@ def test_a_crash_on_a_real_mount(ds: Any) -> None:
     assert safe.read_bytes() == b"synced"
 
 
+def test_links_into_the_mount_are_not_followed(ds: Any) -> None:
+    """The daemon would wait for itself: it serves the paths below the mount point."""
+    ds.call("crash.track")
+    (ds.path / "target").mkdir()
+    (ds.path / "safe").symlink_to(ds.path / "target")
+    directory = os.open(ds.path, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+    (ds.path / "lost").symlink_to(ds.path / "target")
+    ds.call("resize", size=1 << 20)
+    ds.call("crash", restart=True)
+    assert sorted(os.listdir(ds.path)) == ["safe", "target"]
+
+
 def test_strict_reads_are_exact(mounted: Callable[..., Any]) -> None:
     ds = mounted([{"client": "host1", "strict": True}])
     path = Path(ds.call("status")["clients"]["host1"]["mount_point"])
