@@ -185,12 +185,22 @@ def domain(execute: Callable[..., str]) -> Iterator[Callable[..., str]]:
 @pytest.fixture(scope="session")
 def engine(site: Lab) -> None:
     """Copy the engine to the hosts, for programs of running_disks.py."""
+    copy_engine(site, "hv1", "old")
+
+
+@pytest.fixture(scope="session")
+def engine_in() -> Callable[..., None]:
+    """Return a function that copies the engine to hosts of a lab."""
+    return copy_engine
+
+
+def copy_engine(lab: Lab, *hosts: str) -> None:
     data = io.BytesIO()
     utils = "ansible_collections/granary/vmstore/plugins/module_utils"
     with tarfile.open(fileobj=data, mode="w") as archive:
         archive.add(HERE.parents[1] / "plugins" / "module_utils", utils)
-    for host in ("hv1", "old"):
-        site.ssh(host, f"mkdir -p {LIBRARY}; tar -x -C {LIBRARY}", stdin=data.getvalue())
+    for host in hosts:
+        lab.ssh(host, f"mkdir -p {LIBRARY}; tar -x -C {LIBRARY}", stdin=data.getvalue())
 
 
 @pytest.fixture(params=["hv1", "old"])

@@ -71,7 +71,7 @@ def departure_reasons(domain: Domain, directory: str, *, is_live: bool) -> list[
     text = domain.running_xml() if is_live else None
     root = parse(domain.persistent_xml(secrets=False) if text is None else text)
     reasons = [*_kept_states(domain), *_host_devices(root), *_outside_disks(root, directory)]
-    return reasons + ([*_jobs(domain, root)] if is_live else [*_files_of_stopped(domain, root)])
+    return reasons + ([*_jobs(domain, root)] if is_live else [*_saved_state(domain), *state_files(root)])
 
 
 def _kept_states(domain: Domain) -> Iterator[str]:
@@ -129,17 +129,20 @@ def _jobs(domain: Domain, root: ET.Element) -> Iterator[str]:
     yield from found
 
 
-def _files_of_stopped(domain: Domain, root: ET.Element) -> Iterator[str]:
-    """Yield files of libvirt on the host that a running domain takes along, and a definition does not."""
+def _saved_state(domain: Domain) -> Iterator[str]:
     if domain.saved_xml() is not None:
         yield (
             f"The domain {domain.name!r} has a saved state, which stays on its host: start the domain, or remove the "
             "state with 'virsh managedsave-remove'."
         )
+
+
+def state_files(root: ET.Element) -> Iterator[str]:
+    """Yield the files of libvirt that a running domain takes along, and a definition does not."""
     if root.find("os/nvram") is not None:
-        yield f"The domain {domain.name!r} has UEFI variables (NVRAM) on its host: start it and migrate it live."
+        yield "The domain has UEFI variables (NVRAM) on its host: start the domain, and migrate it live."
     if root.find("devices/tpm/backend[@type='emulator']") is not None:
-        yield f"The domain {domain.name!r} has the state of a TPM on its host: start it and migrate it live."
+        yield "The domain has the state of a TPM on its host: start the domain, and migrate it live."
 
 
 # At the target
@@ -247,4 +250,4 @@ def host_files(root: ET.Element, directory: str) -> list[str]:
     return sorted({file for file in files if file.startswith("/") and not file.startswith(f"{directory}/")})
 
 
-__all__ = ["DomainDisk", "arrival_reasons", "departure_reasons", "disks_of", "host_files"]
+__all__ = ["DomainDisk", "arrival_reasons", "departure_reasons", "disks_of", "host_files", "state_files"]
