@@ -23,6 +23,7 @@ import yaml
 from bridges import Bridges, running_bridges
 from lab import Lab
 from lab.guests import Guest
+from migrating_vm import HOSTS, Tasks, Vm, connect, create_site
 from running_disks import DOMAIN, LIBRARY, PORT, STORE, Machine
 from transfer_cluster import Cluster, running_cluster
 
@@ -180,6 +181,59 @@ def domain(execute: Callable[..., str]) -> Iterator[Callable[..., str]]:
             name,
             check=False,
         )
+
+
+@pytest.fixture(scope="session")
+def migration_lab(lab_factory: Callable[[dict[str, Any]], Lab]) -> Lab:
+    """Start two hypervisors, with a guest on the first."""
+    hosts = {name: {"kind": "debian13"} for name in HOSTS}
+    guests = {"writer": {"host": "hv1", "running": False, "shared_memory": True}}
+    return lab_factory({"name": f"migration-{os.getpid()}", "hosts": hosts, "guests": guests})
+
+
+@pytest.fixture(scope="session")
+def migration_execute(migration_lab: Lab) -> Callable[..., str]:
+    return execute_on(migration_lab)
+
+
+@pytest.fixture(scope="session")
+def migration_tasks(
+    migration_lab: Lab, migration_execute: Callable[..., str], tasks_in: Callable[[Lab], Tasks]
+) -> Tasks:
+    """Return a function that runs modules on hv1, the front-end of two hypervisors."""
+    connect(migration_execute)
+    run = tasks_in(migration_lab)
+    create_site(run)
+    return run
+
+
+@pytest.fixture
+def make_migrating(migration_execute: Callable[..., str], migration_tasks: Tasks) -> Iterator[Callable[..., Vm]]:
+    """Define a domain on hv1, and give it disks."""
+    execute, tasks = migration_execute, migration_tasks
+    made: list[str] = []
+
+    def create(name: str, disks: list[dict[str, Any]], *, start: bool = True, **options: Any) -> Vm:
+        made.append(name)
+        ports = "".join(PORT.format(number) for number in range(1, 8))
+        text = DOMAIN.format(name, "", ports)
+        execute("hv1", "virsh", "define", "--validate", "/dev/stdin", stdin=text)
+        [result] = tasks(("vm_disk", {"vm": name, "host": "hv1", "disks": disks, **options}, False))
+        assert "msg" not in result, result
+        vm = Vm(execute, tasks, name, result)
+        for number, disk in enumerate(result["disks"]):
+            vm.write("hv1", number, disk["format"])
+        if start:
+            vm.virsh("hv1", "start", name)
+        return vm
+
+    yield create
+    for name in made:
+        clean = 'virsh destroy "$0"; virsh managedsave-remove "$0"; virsh undefine "$0" --snapshots-metadata'
+        for host in HOSTS:
+            execute(host, "sh", "-c", clean, name, check=False)
+        done = tasks(("vm_disk", {"vm": name, "state": "absent"}, False))
+        assert [one.get("msg") for one in done] == [None]
 
 
 @pytest.fixture(scope="session")

@@ -100,6 +100,8 @@ def _host_devices(root: ET.Element) -> Iterator[str]:
     for element in devices(root).findall("interface"):
         if element.get("type") == "hostdev":
             yield "The domain has a network device of the host (interface, hostdev), which stays on its host."
+    if root.find("devices/tpm/backend[@type='passthrough']") is not None:
+        yield "The domain has the TPM of the host, which stays on its host."
     for element in devices(root).findall("filesystem"):
         if attribute(element, "driver", "type") != "virtiofs":
             tag = attribute(element, "target", "dir")
