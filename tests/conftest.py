@@ -69,6 +69,7 @@ HOST = (
     "_face/driver_script/test_attacks.py",
     "_face/driver_script/test_entry.py",
     "_face/driver_script/test_existing_drivers.py",
+    "_face/driver_script/test_monitor_daemon.py",
     "_host/test_condition.py",
     "_host/test_directory.py",
     "_host/test_exportfs.py",

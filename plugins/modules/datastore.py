@@ -93,7 +93,8 @@ options:
     description:
       - Names or addresses of bridges. With V(virtiofs), the bridges are asked in turn for a directory that is missing
         on the front-end. With V(fs), each action runs on one reachable bridge over one connection. The bridge needs
-        C(python3), 3.9 or newer, and C(qemu-img). Local source paths of images are paths of the front-end.
+        C(python3), 3.9 or newer, and C(qemu-img). Local source paths of images are paths of the front-end. The capacity
+        of a datastore of type V(system) is read on one bridge.
       - Bridges are reached with C(ssh), without a password, as the user that runs the module and with that user's
         C(~/.ssh/config).
     type: list

@@ -11,6 +11,9 @@ short_description: Read datastores, their capacity and what is in them
 description:
   - Reads the datastores of the catalog, their capacity, the disk usage of each image, and the data that belongs to no
     image.
+  - With O(vms=true), it also looks at the hosts of virtual machines (VMs), and returns the capacity and the disk usage
+    there. All hosts are contacted at once, over one ssh connection each. A host that is down is returned with
+    RV(datastores[].hosts[].monitor_error).
   - A file system that doesn't respond delays nothing beyond O(timeout). Its datastore is returned with
     RV(datastores[].monitor_error).
   - Runs on the front-end.
@@ -25,13 +28,19 @@ options:
   name:
     description: Name or id of a datastore. Without it, all datastores are returned.
     type: str
+  vms:
+    description: Whether to look at the disks of VMs in system datastores, on their hosts.
+    type: bool
+    default: false
   timeout:
-    description: Upper bound of the seconds for all requests to the file system of one datastore, from 1 to 86400.
+    description: Upper bound of the seconds for all requests of the front-end to the file system of one datastore, from
+      1 to 86400.
     type: int
     default: 30
 seealso:
   - module: granary.vmstore.datastore
   - module: granary.vmstore.datastore_check
+  - module: granary.vmstore.vm_disk_info
 """
 
 EXAMPLES = r"""
@@ -42,6 +51,15 @@ EXAMPLES = r"""
 - name: Show how much is free in the default one
   ansible.builtin.debug:
     msg: "{{ (result.datastores | selectattr('id', 'eq', 1) | first).free_mb }} MiB"
+
+- name: Read the system datastores on the hosts
+  granary.vmstore.datastore_info:
+    vms: true
+  register: result
+
+- name: Show hosts that are down
+  ansible.builtin.debug:
+    msg: "{{ result.datastores | map(attribute='hosts') | flatten | rejectattr('monitor_error', 'none') }}"
 
 - name: Show the images that take most on disk
   ansible.builtin.debug:
@@ -83,6 +101,8 @@ datastores:
       free_mb: 0
       total_mb: 0
       monitor_error:
+      hosts: []
+      vms: []
       supports:
         clone: false
         content: false
@@ -198,6 +218,74 @@ datastores:
     monitor_error:
       description: Why the capacity, or what is in the datastore, could not be read, or null.
       type: str
+    hosts:
+      description: With O(vms=true), the hosts of a system datastore that have VMs there, by name.
+      type: list
+      elements: dict
+      contains:
+        name:
+          description: Name of the host.
+          type: str
+        used_mb:
+          description: MiB that are used in the host's file system, or null.
+          type: int
+        free_mb:
+          description: MiB that are free, or null.
+          type: int
+        total_mb:
+          description: MiB in all, or null.
+          type: int
+        monitor_error:
+          description: Why the host could not be looked at, or null.
+          type: str
+    vms:
+      description: With O(vms=true), the VMs of a system datastore, by id.
+      type: list
+      elements: dict
+      contains:
+        id:
+          description: Id of the VM.
+          type: int
+        name:
+          description: Name of the VM.
+          type: str
+        host:
+          description: Host of the VM.
+          type: str
+        disks:
+          description:
+            - The disks, by number. A disk has only its number if the host could not be looked at, or while the disk is
+              created.
+            - Further keys of a disk are those of RV(granary.vmstore.vm_disk_info#module:vms[].disks[].world).
+          type: list
+          elements: dict
+          contains:
+            disk:
+              description: Number of the disk.
+              type: int
+            exists:
+              description: Whether the disk exists. Without it, only the error is returned.
+              type: bool
+            error:
+              description: What is in the place of the disk, or null.
+              type: str
+            size_mb:
+              description: Size that the guest sees, in MiB.
+              type: int
+            allocated_mb:
+              description: Storage of the file that receives the writes, in MiB, rounded up.
+              type: int
+            chain:
+              description: Paths of the files with the data, each before its backing file.
+              type: list
+              elements: str
+            snapshots:
+              description: The snapshots, each with C(id) and C(allocated_mb).
+              type: list
+              elements: dict
+            is_used:
+              description: Whether a program such as QEMU has the disk open.
+              type: bool
     supports:
       description: Which optional operations its driver has.
       type: dict

@@ -20,7 +20,8 @@ description:
   - Scripts that an older version of this module kept in the remotes are moved there.
   - Scripts and missing directories belong to the owner of the directory around them. No symbolic link in the directory
     of remotes leads root to a directory that isn't that of the link's owner.
-  - The hosts of virtual machines need nothing in their directory of remotes. Each action of a transfer driver opens at
+  - The hosts of virtual machines need only the script C(monitor_ds) in their directory of remotes, for monitoring. A
+    front-end copies it with C(onehost sync). Each other action of a transfer driver opens at
     most one ssh connection to a host, and sends the engine along. A host needs C(python3), 3.9 or newer, C(qemu-img),
     and the programs that create file systems.
   - The programs that the drivers run are installed by the role P(granary.vmstore.opennebula_drivers#role).
@@ -69,8 +70,10 @@ options:
       - The transfer drivers to install. V(qcow2) is another name of V(shared).
       - The scripts of V(shared) and V(qcow2) also have the names C(<action>.ssh) and C(<action>.local). A front-end
         calls these for a system datastore with that driver.
-      - The front-end keeps its own scripts for all other actions, such as C(monitor) and C(prebackup). These scripts
-        work with the same files.
+      - All of them but V(virtiofs) have C(monitor). V(ssh) and V(local) also have C(monitor_ds), which runs on the
+        hosts and needs only C(/usr/bin/python3).
+      - The front-end keeps its own scripts for all other actions, such as C(prebackup). These scripts work with the
+        same files.
       - Use V([]) to keep all of the front-end's own transfer drivers.
     type: list
     elements: str

@@ -10,7 +10,8 @@ module: vm_disk_info
 short_description: Read the disks of virtual machines
 description:
   - Reads the virtual machines (VMs) of the catalog with their disks.
-  - With O(world=true), it looks at each disk on its host as well, over one connection a host.
+  - With O(world=true), it looks at each disk on its host as well. All hosts are contacted at once, over one connection
+    each. A host that is down is returned with RV(vms[].world_error).
   - Runs on the front-end, like M(granary.vmstore.vm_disk).
 author:
   - The granary.vmstore developers (@granary)
@@ -160,9 +161,16 @@ vms:
               type: list
               elements: str
             snapshots:
-              description: Numbers of the snapshots.
+              description: The snapshots, by id.
               type: list
-              elements: int
+              elements: dict
+              contains:
+                id:
+                  description: Its id.
+                  type: int
+                allocated_mb:
+                  description: Storage of its file in MiB, rounded up. Other snapshots can need the same file.
+                  type: int
             is_used:
               description: Whether a program such as QEMU has the disk open.
               type: bool

@@ -20,7 +20,6 @@ import yaml
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     CommandFailed,
     Conflict,
-    DependencyNotFound,
     InvalidInput,
 )
 from documentation import ROOT, block
@@ -82,7 +81,7 @@ class Site:
         self.sh(f"mount -t nfs -o {options} {shlex.quote(source)} {POINT}", host)
 
     def play(self, play: object, *arguments: str, tmp_path: Path) -> str:
-        """Run a play, and return the number of changed tasks on the server."""
+        """Run a play, and return the output of Ansible."""
         (tmp_path / "play.yml").write_text(play if isinstance(play, str) else yaml.safe_dump(play))
         command = [
             str(Path(sys.executable).with_name("ansible-playbook")),
@@ -92,7 +91,7 @@ class Site:
         ]
         done = ansible_process.run(command)
         assert done.returncode == 0, done.stdout + done.stderr
-        return re.search(r"^nfs +: .* changed=([0-9]+) ", done.stdout, re.MULTILINE)[1]
+        return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +113,11 @@ def site(shared_site: Site) -> Site:
     """Return the hosts without exports and mounts."""
     shared_site.clean()
     return shared_site
+
+
+def count_changes(output: str) -> int:
+    """Return the number of changed tasks on the server."""
+    return int(re.search(r"^nfs +: .* changed=([0-9]+) ", output, re.MULTILINE)[1])
 
 
 def names(result: dict[str, Any]) -> list[str]:
@@ -191,29 +195,14 @@ def test_removal_names_the_clients(site: Site) -> None:
 @pytest.mark.parametrize(
     ("options", "option", "value"),
     [
-        ({"path": "srv"}, "path", "'srv'"),
         ({"path": "/etc"}, "path", "'/etc'"),
-        ({"path": "/etc/exports"}, "path", "'/etc/exports'"),
-        ({"options": ["rwx"]}, "options", "'rwx'"),
-        ({"options": ["rw", "ro"]}, "options", "'rw,ro'"),
-        ({"options": ["fsid=x"]}, "options", "'fsid=x'"),
-        ({"client": "192.0.2.7/24"}, "client", "'192.0.2.7/24'"),
-        ({"client": "a b"}, "client", "'a b'"),
-        ({"clients": []}, "clients", "[]"),
         ({"clients": [{"client": "nfs"}, {"client": "NFS"}]}, "clients", "'NFS'"),
-        ({"name": "../passwd"}, "name", "'../passwd'"),
         ({"client": None}, "client", "missing"),
     ],
 )
 def test_bad_input_changes_nothing(options: dict[str, object], option: str, value: str, clean_site: Site) -> None:
+    """The unit tests of the service have all other values that are refused."""
     require_failure(clean_site.export(**options), InvalidInput, option=option, names=[value])
-    assert (clean_site.exported(), clean_site.files()) == ({}, "")
-
-
-def test_what_is_not_there_changes_nothing(clean_site: Site) -> None:
-    require_failure(clean_site.export(path="/srv/nowhere"), DependencyNotFound, names=["path", "'/srv/nowhere'"])
-    failed = clean_site.export(client="nosuchhost.invalid")
-    require_failure(failed, CommandFailed, names=["'exportfs'", DATA])
     assert (clean_site.exported(), clean_site.files()) == ({}, "")
 
 
@@ -236,7 +225,6 @@ def test_a_stopped_server_exports_it_at_its_start(site: Site) -> None:
     done = site.export(options=["rw", "insecure"])
     assert "The NFS server isn't running on this host" in " ".join(done["warnings"].split())
     assert done["export"]["live"] is None
-    assert not site.export(options=["rw", "insecure"])["changed"]
     assert site.info()["server"]["running"] is False
     site.sh("systemctl start nfs-server")
     assert not site.export(options=["rw", "insecure"])["changed"]
@@ -295,22 +283,30 @@ def read_examples(module: str) -> list[dict[str, Any]]:
 
 
 def test_each_example_runs_and_runs_again_without_a_change(site: Site, tmp_path: Path) -> None:
-    for task in read_examples("nfs_export"):
-        play = [{"hosts": "nfs", "gather_facts": False, "tasks": [task]}]
-        assert [site.play(play, tmp_path=tmp_path) for _time in range(2)] == ["1", "0"]
+    examples = read_examples("nfs_export")
+    twice = [example for example in examples for _time in range(2)]
+    output = site.play([{"hosts": "nfs", "gather_facts": False, "tasks": twice}], tmp_path=tmp_path)
+    assert re.findall(r"^(ok|changed): \[nfs\]$", output, re.MULTILINE) == ["changed", "ok"] * len(examples)
 
 
 def test_the_examples_of_info_run(site: Site, tmp_path: Path) -> None:
     site.export()
     play = [{"hosts": "nfs", "gather_facts": False, "tasks": read_examples("nfs_export_info")}]
-    assert site.play(play, tmp_path=tmp_path) == "0"
+    assert count_changes(site.play(play, tmp_path=tmp_path)) == 0
 
 
 # The role
 
 
-def run_readme(site: Site, text: str, tmp_path: Path, *arguments: str) -> str:
-    return site.play(text.replace("192.0.2.0/24", site.network()), *arguments, tmp_path=tmp_path)
+def run_readme(site: Site, text: str, tmp_path: Path, *arguments: str) -> int:
+    """Run a play of a page in the lab's network, and return the number of changes.
+
+    The play gathers a minimum of facts, because others take a User-Mode Linux longer than a task.
+    """
+    for old, new in (("192.0.2.0/24", site.network()), ("- hosts: nfs\n", "- hosts: nfs\n  gather_subset: [min]\n")):
+        assert old in text
+        text = text.replace(old, new)
+    return count_changes(site.play(text, *arguments, tmp_path=tmp_path))
 
 
 def test_the_role_of_its_readme(site: Site, tmp_path: Path) -> None:
@@ -323,8 +319,7 @@ def test_the_role_of_its_readme(site: Site, tmp_path: Path) -> None:
     assert site.exported().keys() == {f"{DATA} {site.network()}"}
     assert "-3" in site.sh("cat /proc/fs/nfsd/versions").split()
     assert site.sh(f"stat -c '%u %a' {DATA}") == "0 755\n"
-    assert run_readme(site, text, tmp_path) == "0"
-    assert run_readme(site, text, tmp_path, "--check") == "0"
+    assert run_readme(site, text, tmp_path) == 0
     site.mount()
     source = f"{site.hosts['nfs'].address}:{DATA}"
     site.sh(f"umount {POINT}; ! mount -t nfs -o vers=3,nolock,retry=0 {source} {POINT} 2>/dev/null", "frontend")
@@ -335,7 +330,7 @@ def test_the_role_of_the_guide_and_nfs_3(site: Site, tmp_path: Path) -> None:
     run_readme(site, text, tmp_path, "-e", "nfs_server_v3=true")
     assert "+3" in site.sh("cat /proc/fs/nfsd/versions").split()
     assert site.sh(f"stat -c '%u:%g %a' {DATA}") == f"{SERVICE}:{SERVICE} 755\n"
-    assert run_readme(site, text, tmp_path, "-e", "nfs_server_v3=true") == "0"
+    assert run_readme(site, text, tmp_path, "-e", "nfs_server_v3=true", "--check") == 0
     site.mount(options="vers=3,nolock")
     (client,) = (one for one in site.info()["exports"][0]["clients_live"] if one["version"] == "3")
     assert client["address"] == site.hosts["frontend"].address
@@ -360,7 +355,10 @@ SQUASH = ("root_squash", "no_root_squash", f"all_squash,anonuid={SERVICE},anongi
 def test_squash_is_as_the_guide_has_it(site: Site) -> None:
     program = (HERE / "nfs_users.py").read_bytes()
     site.hosts["frontend"].execute("sh", "-c", "cat >/root/nfs_users.py", stdin=program)
-    measured = [{mode: measure(site, options, mode) for mode in ("0755", "0750")} for options in SQUASH]
+    measured = []
+    for options in SQUASH:
+        site.export(options=["rw", options])
+        measured.append({mode: measure(site, mode) for mode in ("0755", "0750")})
     assert {
         row: [describe(by_mode[mode][user], operation) for by_mode in measured]
         for row, (user, mode, operation) in ROWS.items()
@@ -369,17 +367,17 @@ def test_squash_is_as_the_guide_has_it(site: Site) -> None:
     assert {by_mode["0755"]["mapped"]["chown"] for by_mode in measured} == {"EPERM"}
 
 
-def measure(site: Site, options: str, mode: str) -> dict[str, dict[str, str]]:
+def measure(site: Site, mode: str) -> dict[str, dict[str, str]]:
     """Return the results of the users' operations, with the owners of created files according to the server."""
     site.sh(
-        f"rm -rf {DATA}; mkdir {DATA}; cd {DATA}; touch private given-root given-service given-mapped; chmod 600 *; "
+        f"cd {DATA}; rm -f *; touch private given-root given-service given-mapped; chmod 600 *; "
         f"chown -R {SERVICE}:{SERVICE} {DATA}; chmod {mode} {DATA}"
     )
-    site.export(options=["rw", options])
     site.mount(options="vers=4.2,noac")
     found = json.loads(site.sh(f"python3 /root/nfs_users.py {POINT}; umount {POINT}", "frontend"))
-    for user, results in found.items():
-        results["owner"] = site.sh(f"stat -c %u {DATA}/{user} 2>/dev/null || true").strip()
+    owners = site.sh(f"cd {DATA}; for user in {' '.join(found)}; do stat -c %u $user 2>/dev/null || echo; done")
+    for results, owner in zip(found.values(), owners.splitlines(), strict=True):
+        results["owner"] = owner
     return dict(found)
 
 

@@ -182,8 +182,25 @@ def test_the_guide(front_end: Disks, four: Disks, domain: Make, execute: Execute
     for task in yaml.safe_load(block("docs/vm-disks.md", "Snapshots, and images of disks").text):
         [(name, options)] = [(key, value) for key, value in task.items() if key != "name"]
         assert "msg" not in module("hv1", name.removeprefix("granary.vmstore."), **options)
+    task, _check = yaml.safe_load(block("docs/vm-disks.md", "Storage of disks and system datastores").text)
+    found = module("hv1", "datastore_info", **task["granary.vmstore.datastore_info"])
+    check_storage(next(one for one in found["datastores"] if one["hosts"]), execute)
     for name in ("web", "db"):
         front_end(vm=name, state="absent")
+
+
+def check_storage(system: dict[str, Any], execute: Execute) -> None:
+    """Compare the system datastore of the guide with df(1) and virsh(1)."""
+    assert [(host["name"], host["monitor_error"]) for host in system["hosts"]] == [("hv1", None), ("old", None)]
+    for host in system["hosts"]:
+        size = execute(host["name"], "df", "-B1", "--output=size", system["base_path"]).split()[-1]
+        assert host["total_mb"] == int(size) >> 20
+    for vm in system["vms"]:
+        for disk, target in zip(vm["disks"], ("vda", "vdb"), strict=True):
+            lines = execute(vm["host"], "virsh", "domblkinfo", vm["name"], target).splitlines()
+            sizes = {name: int(value) for name, _colon, value in (line.partition(":") for line in lines) if value}
+            assert disk["size_mb"] == sizes["Capacity"] >> 20
+            assert disk["allocated_mb"] == -(-sizes["Allocation"] >> 20)
 
 
 def test_disks_of_another_host(four: Disks, front_end: Disks, domain: Make, execute: Execute, module: Module) -> None:

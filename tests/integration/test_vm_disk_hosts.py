@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
+from ansible_collections.granary.vmstore.plugins.module_utils._catalog.vms import DISKS, VMS
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
     Conflict,
     DependencyNotFound,
     HostUnreachable,
     VmstoreError,
 )
+from ansible_collections.granary.vmstore.plugins.module_utils._model.declared_vm import DeclaredDisk, DeclaredVm
+from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.info import datastore_info
 from ansible_collections.granary.vmstore.plugins.module_utils._service.disk.info import vm_disk_info
 from refusal import refused
 from vm_site import Site, content, describe, make_site
@@ -71,6 +75,60 @@ def test_all_vms_of_a_host_are_looked_at_over_one_connection(site: Site, bridges
     found: Any = vm_disk_info({"catalog": site.catalog, "vm": None, "host": "h1", "image": None, "world": True})
     assert bridges.connections() == before + 3
     assert [vm["disks"][0]["world"]["size_mb"] for vm in found["vms"]] == [1, 1, 1]
+
+
+def test_the_disks_of_1000_vms_on_two_hosts_and_one_that_is_down(site: Site, bridges: Any) -> None:
+    """The other hosts are returned, each over one connection, with the figures of du(1), df(1) and qemu-img(1)."""
+    store = bridges.data.parent / "0"
+    hosts = {**{vm: ("h1", "h2")[vm % 2] for vm in range(1000)}, 1000: "no-such-host.invalid"}
+    with open_catalog(site.catalog, create=False) as catalog, catalog.transaction():
+        for vm, host in hosts.items():
+            VMS.insert(catalog, DeclaredVm(catalog.take_id("vm"), f"vm{vm}", f"vm{vm}", host, 0))
+            DISKS.insert(catalog, DeclaredDisk(vm, 0, "fs", "raw", 3))
+            (directory := store / str(vm)).mkdir(parents=True)
+            with (directory / "disk.0").open("wb") as file:
+                file.write(b"x" * (vm << 7))
+                file.truncate(3 << 20)
+    layers = store / "7" / "disk.1.snap"
+    layers.mkdir()
+    for number in range(3):
+        backing = ["-u", "-b", f"disk.1.snap/{number - 1}", "-F", "qcow2"] if number else []
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, layers / str(number), "64M"], check=True)
+    command = f"write -P 1 0 {3 << 20}"
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", command, layers / "0"], check=True, stdout=subprocess.DEVNULL)
+    (layers / layers.name).symlink_to(".")
+    (store / "7" / "disk.1").symlink_to("disk.1.snap/2")
+    with open_catalog(site.catalog, create=False) as catalog, catalog.transaction():
+        DISKS.insert(catalog, DeclaredDisk(7, 1, "fs", "qcow2", 64))
+    before = bridges.connections()
+    result: Any = datastore_info({"catalog": site.catalog, "name": "0", "timeout": 30, "vms": True})
+    assert bridges.connections() == before + 2
+    (found,) = result["datastores"]
+    down, *up = sorted(found["hosts"], key=lambda host: host["monitor_error"] is None)
+    assert (down["name"], down["used_mb"]) == ("no-such-host.invalid", None)
+    assert "no-such-host.invalid" in down["monitor_error"]
+    total = int(subprocess.check_output(["df", "-B1", "--output=size", store]).split()[-1])
+    assert [(host["name"], host["total_mb"], host["monitor_error"]) for host in up] == [
+        (name, total >> 20, None) for name in ("h1", "h2")
+    ]
+    vms = {vm["id"]: vm for vm in found["vms"]}
+    assert set(vms) == set(hosts)
+    sizes = subprocess.check_output(["du", "--block-size=1M", "-a", store], text=True)
+    files = {path: int(size) for size, path in (line.split("\t") for line in sizes.splitlines())}
+    for vm in range(1000):
+        disk = vms[vm]["disks"][0]
+        assert (disk["size_mb"], disk["allocated_mb"]) == (3, files[f"{store}/{vm}/disk.0"])
+    assert vms[1000]["disks"] == [{"disk": 0}]
+    layered = vms[7]["disks"][1]
+    described = json.loads(
+        subprocess.check_output(["qemu-img", "info", "--output=json", "--backing-chain", store / "7" / "disk.1"])
+    )
+    assert layered["size_mb"] == described[0]["virtual-size"] >> 20 == 64
+    assert layered["allocated_mb"] == -(-described[0]["actual-size"] >> 20)
+    assert layered["snapshots"] == [{"id": number, "allocated_mb": files[f"{layers}/{number}"]} for number in (0, 1)]
+    assert [Path(path).name for path in layered["chain"]] == ["2", "1", "0"]
+    recorded: Any = vm_disk_info({"catalog": site.catalog, "vm": "7", "host": None, "image": None, "world": True})
+    assert [{"disk": disk["disk"], **disk["world"]} for disk in recorded["vms"][0]["disks"]] == vms[7]["disks"]
 
 
 def test_a_new_disk_takes_two_connections(site: Site, bridges: Any) -> None:

@@ -73,9 +73,8 @@ def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
     status, output = run(SCRIPT / "bench", "monito")
     assert status == 2
     assert (
-        output
-        == 'script/bench: there is no benchmark "monito": give one of actions cp images monitor simulated-datastore '
-        "transfers, or none to run all.\n"
+        output == 'script/bench: there is no benchmark "monito": give one of actions cp images monitor monitoring '
+        "simulated-datastore transfers, or none to run all.\n"
     )
 
 

@@ -27,6 +27,10 @@ TRANSFER_DRIVERS = ("ssh", "local", *SHARED_TRANSFER_DRIVERS, "virtiofs")
 #: "Mixed Transfer modes").
 MIXED_SYSTEM_DRIVERS = ("ssh", "local")
 
+#: The transfer drivers whose system datastores are directories of each host. So each host monitors its own (spec:
+#: storage-driver, "The Monitoring Process").
+MONITORED_BY_HOSTS = ("ssh", "local")
+
 
 def driver_class(name: str | None, *, is_bridged: bool = False) -> type[DatastoreDriver]:
     """Return the class of the datastore driver ``name``. System datastores have ``None`` for a name.
@@ -35,6 +39,10 @@ def driver_class(name: str | None, *, is_bridged: bool = False) -> type[Datastor
     :raises InvalidInput: there is no driver of this name.
     """
     if name is None:
+        if is_bridged:
+            from .datastore.bridge import BridgedSystemDriver
+
+            return BridgedSystemDriver
         from .datastore.directory import SystemDriver
 
         return SystemDriver
@@ -91,7 +99,13 @@ def transfer_scripts(name: str) -> tuple[str, ...]:
     from .transfer.base import TRANSFER_ACTIONS
 
     system_drivers = MIXED_SYSTEM_DRIVERS if name in SHARED_TRANSFER_DRIVERS else ()
-    return (*TRANSFER_ACTIONS, *(f"{action}.{driver}" for driver in system_drivers for action in TRANSFER_ACTIONS))
+    mixed = (f"{action}.{driver}" for driver in system_drivers for action in TRANSFER_ACTIONS)
+    return (*TRANSFER_ACTIONS, *mixed, *(["monitor"] if is_for_system_datastores(name) else []))
+
+
+def is_for_system_datastores(name: str) -> bool:
+    """Return whether a system datastore can have the transfer driver ``name``."""
+    return name in (*SHARED_TRANSFER_DRIVERS, *MONITORED_BY_HOSTS)
 
 
 def new_driver(datastore: Datastore, **options: Any) -> DatastoreDriver:
@@ -106,10 +120,12 @@ def new_driver(datastore: Datastore, **options: Any) -> DatastoreDriver:
 __all__ = [
     "DATASTORE_DRIVERS",
     "MIXED_SYSTEM_DRIVERS",
+    "MONITORED_BY_HOSTS",
     "SHARED_TRANSFER_DRIVERS",
     "TRANSFER_DRIVERS",
     "class_for",
     "driver_class",
+    "is_for_system_datastores",
     "new_driver",
     "transfer_class",
     "transfer_scripts",

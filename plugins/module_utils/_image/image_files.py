@@ -82,6 +82,12 @@ class ImageFiles:
         except FileNotFoundError:
             return False
 
+    def allocated(self, snapshot: int) -> int:
+        """Return the storage in bytes of the file with a snapshot's data; 0 if the snapshot was just removed."""
+        with os_errors(f"read {self.path(snapshot)}"), contextlib.suppress(FileNotFoundError, NotFound):
+            return self._status(self.data_of(snapshot)).st_blocks * 512
+        return 0
+
     def unlink(self, snapshot: int) -> None:
         with os_errors(f"remove {self.path(snapshot)}"), contextlib.suppress(FileNotFoundError):
             directory, name = self.place(snapshot)

@@ -30,6 +30,7 @@ class DiskFacts:
     :arg allocated: storage in bytes of the file that receives the writes.
     :arg chain: paths of the files with the data, each before its backing file.
     :arg snapshots: ids of the snapshots, ascending.
+    :arg snapshot_sizes: storage in bytes of the file of each snapshot, in the same order.
     :arg next_snapshot: the id that the next snapshot must have, or ``None`` if any is possible.
     :arg is_link: whether the disk is a link to an image of shared storage.
     :arg is_used: whether a program such as QEMU has the disk open.
@@ -41,6 +42,7 @@ class DiskFacts:
     allocated: int
     chain: tuple[str, ...]
     snapshots: tuple[int, ...]
+    snapshot_sizes: tuple[int, ...]
     next_snapshot: int | None
     is_link: bool
     is_used: bool
@@ -57,13 +59,15 @@ def describe_disk(record: DiskRecord) -> DiskFacts:
         first = next(iter(reads))
         with os_errors(f"read {disk.path.path}"):
             allocated = os.fstat(first).st_blocks * 512
+        snapshots = disk.files.list_snapshots()
         return DiskFacts(
             path=disk.path.path,
             format=disk.format,
             size=disk_size(first, disk.format, reads[first]),
             allocated=allocated,
             chain=tuple(reads.values()),
-            snapshots=tuple(disk.files.list_snapshots()),
+            snapshots=tuple(snapshots),
+            snapshot_sizes=tuple(map(disk.files.allocated, snapshots)),
             next_snapshot=disk.files.active_number() if disk.format == "qcow2" else None,
             is_link=disk.files.pointer is not None,
             is_used=disk.is_used(),

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 
-from . import cache
+from . import cache, machine_python
 from .errors import LabError
 from .run import run
 
@@ -217,6 +217,7 @@ def _uml() -> Recipe:
             # As systemd-update-done.service(8) leaves them: nothing is to be done after an update.
             ("/etc/.updated", ""),
             ("/var/.updated", ""),
+            *((path, file.read_text(encoding="utf-8")) for file, path in machine_python.list_files().items()),
         ),
         links=(*_mask(_MASKED_IN_UML), *_mask(_GENERATORS_MASKED_IN_UML, "system-generators")),
         hooks=(_UML_MODULES, _UML_SERVICES),

@@ -33,7 +33,7 @@ def datastore(driver: str | None, *hosts: str) -> Datastore:
         ("virtiofs", (), "VirtiofsDriver"),
         ("virtiofs", ("h1",), "VirtiofsDriver"),
         (None, (), "SystemDriver"),
-        (None, ("h1",), "SystemDriver"),
+        (None, ("h1",), "BridgedSystemDriver"),
     ],
 )
 def test_the_class_of_a_datastore(driver: str | None, hosts: tuple[str, ...], expected: str) -> None:

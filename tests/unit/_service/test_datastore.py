@@ -49,7 +49,7 @@ def run(tmp_path: Path) -> Callable[..., Plan]:
 @pytest.fixture
 def info(tmp_path: Path) -> Callable[..., list]:
     return lambda **given: datastore_info(
-        {"catalog": str(tmp_path / "catalog.sqlite"), "name": None, "timeout": 30, **given}
+        {"catalog": str(tmp_path / "catalog.sqlite"), "name": None, "timeout": 30, "vms": False, **given}
     )["datastores"]
 
 

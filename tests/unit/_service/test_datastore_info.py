@@ -55,7 +55,9 @@ def add(catalog: str, tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def info(catalog: str) -> Callable[..., list]:
-    return lambda **given: datastore_info({"catalog": catalog, "name": None, "timeout": 30, **given})["datastores"]
+    return lambda **given: datastore_info({"catalog": catalog, "name": None, "timeout": 30, "vms": False, **given})[
+        "datastores"
+    ]
 
 
 def test_capacities(info: Callable[..., list], tmp_path: Path) -> None:

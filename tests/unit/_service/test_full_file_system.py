@@ -120,7 +120,7 @@ def names(catalog: str) -> list[str]:
     """Return the names of the images, according to every module that only reads."""
     options = {name: option.get("default") for name, option in DATASTORE_CHECK_SPEC.argument_spec.items()}
     assert DatastoreCheckService({**options, "catalog": catalog}).plan().result["consistent"]
-    assert len(datastore_info({"catalog": catalog, "name": None, "timeout": 30})["datastores"]) == 3  # type: ignore[arg-type]
+    assert len(datastore_info({"catalog": catalog, "name": None, "timeout": 30, "vms": False})["datastores"]) == 3  # type: ignore[arg-type]
     found = image_info({"catalog": catalog, "name": None, "datastore": None})["images"]
     return [image["name"] for image in found]  # type: ignore[attr-defined]
 

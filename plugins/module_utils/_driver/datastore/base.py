@@ -69,6 +69,21 @@ class Capacity:
 
 
 @dataclass(frozen=True)
+class VmUsage:
+    """The storage of the disks of a VM in a system datastore.
+
+    :arg disks: the number of each disk and its MiB.
+    :arg snapshots: the id of each snapshot, the number of its disk, and its MiB.
+    :arg error: the reason, if the VM's directory can't be read.
+    """
+
+    vm: int
+    disks: tuple[tuple[int, ...], ...]
+    snapshots: tuple[tuple[int, ...], ...]
+    error: str | None = None
+
+
+@dataclass(frozen=True)
 class CopyOptions:
     """The way in which ``cp`` and ``clone`` make an image.
 
@@ -303,6 +318,10 @@ class DatastoreDriver:
         """Return the capacity of the datastore."""
         self._unsupported("monitor")
 
+    def vm_usage(self) -> tuple[VmUsage, ...]:
+        """Return the storage of the disks of all VMs in a system datastore, by the id of the VM."""
+        self._unsupported("vm_usage")
+
     def preview_clone(
         self, source: str, image_format: str | None, options: CopyOptions, origin: Datastore | None = None
     ) -> CopiedImage:
@@ -403,4 +422,5 @@ __all__ = [
     "ExportedImage",
     "ImageUse",
     "Settings",
+    "VmUsage",
 ]

@@ -23,6 +23,7 @@ from ..._remote.stream import UNKNOWN, frames_of_file, frames_of_stream, seal
 from . import bridge_protocol
 from .base import CopiedImage, CopyOptions, DatastoreDriver
 from .bridge_protocol import OPERATIONS, kinds_in
+from .directory import SystemDriver
 from .image_directory import ImageDirectoryDriver
 from .source_file import open_source_file, size_of_directory
 from .users import LOCKED
@@ -79,6 +80,7 @@ class BridgedFsDriver(DatastoreDriver):
     preview_mkfs = _forward("preview_mkfs")
     preview_resize = _forward("preview_resize")
     preview_snapshot = _forward("preview_snapshot")
+    vm_usage = _forward("vm_usage")
 
     def snapshots(self, source: str) -> list[int]:
         return list(self.ask("snapshots", (source,), {}))
@@ -250,6 +252,12 @@ class BridgedFsDriver(DatastoreDriver):
         )
 
 
+class BridgedSystemDriver(BridgedFsDriver):
+    """The stand-in of :class:`SystemDriver` on the front-end. A shared system datastore is read on one of the hosts."""
+
+    info = SystemDriver.info
+
+
 def spread(hosts: Sequence[str]) -> Sequence[str]:
     """Return all hosts, starting at a random one to spread the load."""
     first = int.from_bytes(os.urandom(4), "big") % len(hosts)
@@ -276,4 +284,4 @@ def _make_printable(copied: CopiedImage) -> CopiedImage:
     return records.replace(copied, warnings=tuple(map(printable, copied.warnings)))
 
 
-__all__ = ["BridgedFsDriver"]
+__all__ = ["BridgedFsDriver", "BridgedSystemDriver"]

@@ -12,7 +12,7 @@ from typing import IO
 from ..._core.words import Words
 from ..._model.datastore import Datastore
 from ..._remote.wire import Operation
-from .base import Capacity, CopiedImage, CopyOptions, ExportedImage, ImageUse, Settings
+from .base import Capacity, CopiedImage, CopyOptions, ExportedImage, ImageUse, Settings, VmUsage
 
 #: The operations that a front-end requests.
 OPERATIONS = {
@@ -41,12 +41,13 @@ OPERATIONS = {
     "stored": Operation("tuple[str, ...]", is_quick=True),
     "sweep": Operation(),
     "uses": Operation("tuple[ImageUse, ...]", is_quick=True),
+    "vm_usage": Operation("tuple[VmUsage, ...]", is_quick=True),
 }
 
 #: The dataclasses of requests and of most results, by name.
 KINDS: Mapping[str, type] = {
     kind.__name__: kind
-    for kind in (Capacity, CopiedImage, CopyOptions, Datastore, ExportedImage, ImageUse, Settings, Words)
+    for kind in (Capacity, CopiedImage, CopyOptions, Datastore, ExportedImage, ImageUse, Settings, VmUsage, Words)
 }
 
 

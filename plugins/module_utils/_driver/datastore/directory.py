@@ -16,10 +16,13 @@ from ..._core.errors import CommandFailed, NotFound, StaleState, os_errors
 from ..._core.records import TYPE_CHECKING
 from ..._model.datastore import NFS_AUTO
 from ..info import DriverInfo
-from .base import OPTION, Capacity, DatastoreDriver
+from .base import OPTION, Capacity, DatastoreDriver, VmUsage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from ..._core.command import Completed
+    from ..._image.vm_usage import Usage
     from .shared_store import SharedStore
 
 #: A mebibyte in bytes.
@@ -110,6 +113,21 @@ class DirectoryDriver(DatastoreDriver):
         )
         return read_capacity(path, completed)
 
+    def vm_usage(self) -> tuple[VmUsage, ...]:
+        """Return the storage of the disks of VMs. Only system datastores have such directories.
+
+        :raises FileAccessFailed: the datastore's directory can't be read.
+        :raises TimedOut: the file system doesn't respond.
+        :raises VmstoreError: see :meth:`require_store`.
+        """
+        from ..._core.deadline import run_with_deadline
+        from ..._image.vm_usage import read_usage  # on a bridge, a child process can't import modules
+
+        self.require_store()
+        path = self.datastore.base_path
+        read = functools.partial(_read_usage, path, read_usage)
+        return run_with_deadline(self.timeout, f"Reading the disks in {path}", read)
+
 
 class SystemDriver(DirectoryDriver):
     """The stand-in for the missing datastore driver of system datastores (spec: storage-driver). On the front-end,
@@ -124,6 +142,17 @@ class SystemDriver(DirectoryDriver):
         is_directory=True,
         attributes=frozenset(NFS_AUTO),
     )
+
+
+def _read_usage(path: str, read: Callable[[int, str], Iterable[Usage]]) -> tuple[VmUsage, ...]:
+    with os_errors(f"read the directory {path}"), opened_directory(path, option="base_path") as found:
+        opened = open_directory_at(found, ".")
+        try:
+            return tuple(
+                VmUsage(vm, tuple(disks), tuple(snapshots), error) for vm, disks, snapshots, error in read(opened, path)
+            )
+        finally:
+            os.close(opened)
 
 
 def read_capacity(path: str, completed: Completed) -> Capacity:

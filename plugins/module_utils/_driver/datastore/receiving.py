@@ -81,6 +81,7 @@ HANDLERS: dict[str, Callable[..., Any]] = {
     "stored": ReceivingFsDriver.stored,
     "sweep": ReceivingFsDriver.sweep,
     "uses": ReceivingFsDriver.uses,
+    "vm_usage": ReceivingFsDriver.vm_usage,
 }
 
 

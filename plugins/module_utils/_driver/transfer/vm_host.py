@@ -22,13 +22,16 @@ from ..._image.room import may_compress, room
 from ..._image.vm_directory import DiskPath, opened_vm_directory, parse_disk_path
 from ..._image.vm_disk import DiskRecord
 from ..._image.vm_disk_data import DiskFacts, describe_disk
+from ..._image.vm_usage import read_capacity
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeVar
 
     from ..._libvirt.connection import Domain
     from ..._libvirt.devices.disk import Disk
     from ..._libvirt.disk_attachment import DiskPlan
+
+    T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -107,11 +110,13 @@ class HostState:
     :arg vms: the VMs of the query, in the same order.
     :arg room: bytes that new disks may take, by the directory of a system datastore. A datastore is left out if the
         directory around it is missing, so that no disk can be created.
+    :arg capacity: the MiB that are used, free and there in all, of the file systems of the same directories.
     :arg libvirt_error: the reason, if libvirt can't be used.
     """
 
     vms: tuple[VmState, ...]
     room: dict[str, int]
+    capacity: dict[str, tuple[int, ...]]
     libvirt_error: str | None = None
 
 
@@ -184,13 +189,12 @@ def look(queries: Sequence[VmQuery]) -> HostState:
     :raises FileAccessFailed: a directory can't be read.
     """
     domains, error = _look_at_domains({one.domain for one in queries if one.domain is not None})
+    paths = {os.path.dirname(one.directory) for one in queries}
+    present = sorted(path for path in paths if os.path.isdir(os.path.dirname(path)))
     return HostState(
         tuple(_look_at_vm(one, domains) for one in queries),
-        {
-            path: _room(path)
-            for path in {os.path.dirname(one.directory) for one in queries}
-            if os.path.isdir(os.path.dirname(path))
-        },
+        {path: _of_file_system(path, _room) for path in present},
+        {path: _of_file_system(path, read_capacity) for path in present},
         error,
     )
 
@@ -240,14 +244,17 @@ def _trouble(path: DiskPath) -> str | None:
     return None
 
 
-def _room(path: str) -> int:
-    """Return the bytes that new disks may take in a directory, which may be missing. A file system that compresses has
-    no limit.
-    """
+def _room(opened: int) -> int:
+    """Return the bytes that new disks may take in a directory. A file system that compresses has no limit."""
+    return LARGEST if may_compress(opened) else room(opened)
+
+
+def _of_file_system(path: str, read: Callable[[int], T]) -> T:
+    """Return a fact about the file system of a directory. A missing directory will be created in the one around it."""
     while True:
         try:
             with opened_directory(path, option="datastore") as opened:
-                return LARGEST if may_compress(opened) else room(opened)
+                return read(opened)
         except FileNotFoundError:
             path = os.path.dirname(path)
         except OSError as error:

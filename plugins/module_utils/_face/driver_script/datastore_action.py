@@ -36,9 +36,12 @@ CHECKSUMS = ("MD5", "SHA1", "SHA256", "SHA512")
 
 
 class DatastoreAction:
-    """A run of an action of a datastore driver."""
+    """A run of an action of a datastore driver.
 
-    def __init__(self, remotes: str, driver: str, document: Document) -> None:
+    :arg driver: ``None`` for a system datastore.
+    """
+
+    def __init__(self, remotes: str, driver: str | None, document: Document) -> None:
         self.remotes = remotes
         self.document = document
         self.datastore = read_datastore(driver, document)

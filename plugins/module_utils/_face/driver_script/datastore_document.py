@@ -42,10 +42,15 @@ def read_datastore(driver: str | None, document: Element) -> Datastore:
         name: tuple(document.get(f"{template}{name}").split())
         for name in ("SAFE_DIRS", "RESTRICTED_DIRS", "BRIDGE_LIST")
     }
+    kind = document.read_choice("DATASTORE/TYPE", DATASTORE_TYPES)
+    marker = document.get(f"{template}MARKER").strip() or None
+    # A front-end itself sets SHARED for a system datastore, and the front-end may be the file server. So only a marker
+    # requires a mount there.
+    is_shared = document.is_text(f"{template}SHARED", "yes") and (kind != "system" or marker is not None)
     datastore = Datastore(
         document.read_number("DATASTORE/ID"),
         document.get("DATASTORE/NAME"),
-        document.read_choice("DATASTORE/TYPE", DATASTORE_TYPES),
+        kind,
         driver,
         document.get("DATASTORE/TM_MAD") or None,
         base_path.rstrip("/"),
@@ -53,8 +58,8 @@ def read_datastore(driver: str | None, document: Element) -> Datastore:
         restricted_dirs=tuple(absolute(f"{template}RESTRICTED_DIRS", path) for path in lists["RESTRICTED_DIRS"]),
         bridge_list=lists["BRIDGE_LIST"],
         attributes={name: document.get(element_of(name)) for name in (*NFS_AUTO, REPLICA_HOST)},
-        shared=document.get(f"{template}SHARED").strip().lower() == "yes",
-        marker=document.get(f"{template}MARKER").strip() or None,
+        shared=is_shared,
+        marker=marker,
     )
     if datastore.mounts_automatically:
         from ..._driver.datastore.shared_store import read_nfs_auto

@@ -42,6 +42,7 @@ ACTION: Layout = {
         *("TYPE", "PATH", "SOURCE", "FORMAT", "FS", "SIZE", "TARGET_SNAPSHOT"),
         *(f"TEMPLATE/{name}" for name in ("MD5", "SHA1", "SHA256", "SHA512")),
     ),
+    "MONITOR_VM_DISKS": {},
 }
 
 

@@ -35,7 +35,11 @@ def run(argv: Sequence[str], stdin: IO[bytes]) -> None:
     directory, action = os.path.split(os.path.abspath(argv[0]))
     directory, mad = os.path.split(directory)
     remotes, kind = os.path.split(directory)
-    if kind == "tm":
+    if kind == "tm" and action == "monitor":
+        from .monitor_action import run_monitor
+
+        run_monitor(remotes, mad, argv[1:], stdin)
+    elif kind == "tm":
         from .transfer_action import run_transfer
 
         run_transfer(remotes, mad, action, argv[1:], stdin)

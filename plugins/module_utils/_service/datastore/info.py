@@ -20,8 +20,11 @@ from ..._driver.info import OPTIONAL_ACTIONS, DriverInfo
 from ..._driver.registry import class_for, new_driver
 from ..._host.mount.condition import read_conditions
 from ..._model.datastore import Datastore
+from ..._model.declared_vm import DeclaredVm
 from ..._model.image import Image
 from ..catalog import CATALOG_OPTIONS, reading
+from ..disk.info import Findings, look_at_vms
+from ..disk.known import KnownVms
 from .desired import check_timeout
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 DATASTORE_INFO_SPEC = ArgumentSpec(
     {
         "name": {"type": "str"},
+        "vms": {"type": "bool", "default": False},
         "timeout": {"type": "int", "default": 30},
     }
 ).merge(CATALOG_OPTIONS)
@@ -45,13 +49,51 @@ def datastore_info(options: Mapping[str, Any]) -> dict[str, object]:
     check_timeout(options["timeout"])
     with reading(options["catalog"]) as catalog:
         found = [(one, IMAGES.rows(catalog, datastore_id=one.id)) for one in find_datastores(catalog, options["name"])]
+        known = KnownVms(catalog) if options["vms"] else None
     hung = _find_hung([one for one, _images in found], options["timeout"])
+    on_hosts = {} if known is None else _look_at_hosts(known, [one.id for one, _images in found])
     return {
         "datastores": [
-            {**one.as_dict(), **_monitor(one, images, options["timeout"], hung.get(one.base_path))}
+            {
+                **one.as_dict(),
+                **_monitor(one, images, options["timeout"], hung.get(one.base_path)),
+                **on_hosts.get(one.id, {"hosts": [], "vms": []}),
+            }
             for one, images in found
         ]
     }
+
+
+def _look_at_hosts(known: KnownVms, datastores: Sequence[int]) -> dict[int, dict[str, object]]:
+    """Return the hosts and the VMs of system datastores, by the id of the datastore. All hosts are looked at once."""
+    vms = [vm for vm in known.vms() if vm.datastore_id in datastores]
+    found = look_at_vms(known, vms)
+    by_datastore: dict[int, list[DeclaredVm]] = {}
+    for vm in vms:
+        by_datastore.setdefault(vm.datastore_id, []).append(vm)
+    return {
+        number: {
+            "hosts": [
+                _as_host(host, known.datastore_of(there[0]), found) for host in sorted({vm.host for vm in there})
+            ],
+            "vms": [_as_vm(known, vm, found) for vm in there],
+        }
+        for number, there in by_datastore.items()
+    }
+
+
+def _as_host(host: str, datastore: Datastore, found: Findings) -> dict[str, object]:
+    capacity = found.capacity.get((host, datastore.base_path), (None, None, None))
+    return {
+        "name": host,
+        "monitor_error": found.errors.get(host),
+        **dict(zip(("used_mb", "free_mb", "total_mb"), capacity)),
+    }
+
+
+def _as_vm(known: KnownVms, vm: DeclaredVm, found: Findings) -> dict[str, object]:
+    disks = [{"disk": number, **(found.disks.get((vm.id, number)) or {})} for number in known.disks(vm.id)]
+    return {"id": vm.id, "name": vm.name, "host": vm.host, "disks": disks}
 
 
 def _find_hung(datastores: Sequence[Datastore], timeout: float) -> dict[str, VmstoreError]:

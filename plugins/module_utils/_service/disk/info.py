@@ -6,18 +6,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..._core.arguments import ArgumentSpec
-from ..._core.errors import DependencyNotFound, VmstoreError
+from ..._core.deadline import run_all_with_deadline
+from ..._core.errors import DependencyNotFound, VmstoreError, printable
+from ..._core.records import dataclass, field
+from ..._driver.transfer import vm_host_protocol
 from ..._driver.transfer.vm_host import DiskState, VmQuery
 from ..._image.vm_disk import DiskRecord
 from ..._model.declared_vm import NEW, DeclaredDisk, DeclaredVm
+from ..._remote.engine import engine_sources
+from ..._remote.session import GRACE
 from ..catalog import CATALOG_OPTIONS, reading
 from .known import KnownVms
-from .world import look_at
+from .world import LOOK, look_at
 
 VM_DISK_INFO_SPEC = ArgumentSpec(
     {
@@ -37,10 +43,7 @@ def vm_disk_info(options: Mapping[str, Any]) -> dict[str, object]:
     with reading(options["catalog"]) as catalog:
         known = KnownVms(catalog)
     vms = _select(known, options)
-    states: dict[tuple[int, int], dict[str, object]] = {}
-    errors: dict[int, str] = {}
-    if options["world"]:
-        states, errors = _look(known, vms)
+    found = look_at_vms(known, vms) if options["world"] else Findings()
     return {
         "vms": [
             {
@@ -51,9 +54,9 @@ def vm_disk_info(options: Mapping[str, Any]) -> dict[str, object]:
                 "datastore": known.datastore_of(vm).name,
                 "directory": known.place(vm).path,
                 "state": vm.state,
-                "world_error": errors.get(vm.id),
+                "world_error": found.errors.get(vm.host),
                 "disks": [
-                    {**_disk(known, vm, disk), "world": states.get((vm.id, disk.disk_id))}
+                    {**_disk(known, vm, disk), "world": found.disks.get((vm.id, disk.disk_id))}
                     for disk in known.disks(vm.id).values()
                 ],
             }
@@ -98,28 +101,44 @@ def _disk(known: KnownVms, vm: DeclaredVm, disk: DeclaredDisk) -> dict[str, obje
     }
 
 
-def _look(
-    known: KnownVms, vms: Sequence[DeclaredVm]
-) -> tuple[dict[tuple[int, int], dict[str, object]], dict[int, str]]:
-    """Return the state of disks by VM and number, and the errors of VMs whose hosts can't be used. Each host is asked
-    once.
+@dataclass(frozen=True)
+class Findings:
+    """The disks of VMs as they are on their hosts.
+
+    :arg disks: the state of each disk, by the id of the VM and the number of the disk.
+    :arg capacity: the MiB that are used, free and there in all, by host and directory of a system datastore.
+    :arg errors: the reason, by host, if a host can't be used.
     """
+
+    disks: dict[tuple[int, int], dict[str, object]] = field(default_factory=dict)
+    capacity: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+
+
+def look_at_vms(known: KnownVms, vms: Sequence[DeclaredVm]) -> Findings:
+    """Look at VMs on all their hosts at once, over one connection a host."""
     by_host: dict[str, list[DeclaredVm]] = defaultdict(list)
     for vm in vms:
         by_host[vm.host].append(vm)
-    states: dict[tuple[int, int], dict[str, object]] = {}
-    errors: dict[int, str] = {}
-    for host, there in by_host.items():
-        queries = tuple(_query(known, vm) for vm in there)
-        try:
-            found = look_at(host, queries, log=str)
-        except VmstoreError as error:
-            errors.update({vm.id: str(error) for vm in there})
+    queries = {host: tuple(_query(known, vm) for vm in there) for host, there in by_host.items()}
+    if queries:
+        engine_sources(vm_host_protocol.__name__)  # read once, and not by each child process
+    most = max(map(len, queries.values()), default=0)
+    states = run_all_with_deadline(
+        LOOK + most + 2 * GRACE,
+        "Looking at the host {}",
+        {host: functools.partial(look_at, host, asked, log=str) for host, asked in queries.items()},
+    )
+    found = Findings()
+    for host, state in states.items():
+        if isinstance(state, VmstoreError):
+            found.errors[host] = printable(str(state))
             continue
-        for vm, state in zip(there, found.vms):
-            disks = {f"{state.directory}/disk.{number}": number for number in known.disks(vm.id)}
-            states.update({(vm.id, disks[one.path]): _state(one) for one in state.disks if one.path in disks})
-    return states, errors
+        found.capacity.update({(host, path): capacity for path, capacity in state.capacity.items()})
+        for vm, one in zip(by_host[host], state.vms):
+            numbers = {f"{one.directory}/disk.{number}": number for number in known.disks(vm.id)}
+            found.disks.update({(vm.id, numbers[disk.path]): _state(disk) for disk in one.disks})
+    return found
 
 
 def _query(known: KnownVms, vm: DeclaredVm) -> VmQuery:
@@ -145,9 +164,12 @@ def _state(found: DiskState) -> dict[str, object]:
         "size_mb": facts.size >> 20,
         "allocated_mb": -(-facts.allocated >> 20),
         "chain": list(facts.chain),
-        "snapshots": list(facts.snapshots),
+        "snapshots": [
+            {"id": number, "allocated_mb": -(-size >> 20)}
+            for number, size in zip(facts.snapshots, facts.snapshot_sizes)
+        ],
         "is_used": facts.is_used,
     }
 
 
-__all__ = ["VM_DISK_INFO_SPEC", "disk_record", "vm_disk_info"]
+__all__ = ["VM_DISK_INFO_SPEC", "Findings", "disk_record", "look_at_vms", "vm_disk_info"]

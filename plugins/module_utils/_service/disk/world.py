@@ -68,7 +68,8 @@ def look_at(host: str, queries: Sequence[VmQuery], *, log: Callable[[str], objec
     state: HostState = ask_host(host, "look", tuple(queries), log=log, timeout=LOOK + len(queries))
     wanted = [(query.directory, *(disk.path for disk in query.disks)) for query in queries]
     found = [(vm.directory, *(disk.path for disk in vm.disks)) for vm in state.vms]
-    if found != wanted or not set(state.room) <= {os.path.dirname(query.directory) for query in queries}:
+    datastores = {os.path.dirname(query.directory) for query in queries}
+    if found != wanted or not {*state.room, *state.capacity} <= datastores:
         raise CommandFailed(f"The host {host} was asked about {len(queries)} VMs and described others.")
     return state
 

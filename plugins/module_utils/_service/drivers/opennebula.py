@@ -29,13 +29,14 @@ from ..._core.files import write_atomic
 from ..._core.paths import absolute
 from ..._core.plan import Action, Plan
 from ..._driver.info import CONTRACT_ACTIONS
-from ..._driver.registry import DATASTORE_DRIVERS, TRANSFER_DRIVERS, transfer_scripts
+from ..._driver.registry import DATASTORE_DRIVERS, MONITORED_BY_HOSTS, TRANSFER_DRIVERS, transfer_scripts
 from ..._host.made_directory import open_or_make, require_only_root
 from ..._remote.engine import ENGINE
 from ..service import Service
 from .helper_functions import plan_helper_functions
 from .installed_script import is_installed, put_script
 from .kept_scripts import MARK, KeptScripts, find_older
+from .monitor_script import MONITOR_SCRIPT, monitor_script
 
 
 def _names(drivers: Sequence[str]) -> dict[str, Any]:
@@ -90,17 +91,20 @@ class OpennebulaDriversService(Service):
         self.remotes = absolute("remotes", options["remotes"])
         self.library = absolute("library", options["library"])
         self.kept = absolute("kept", options["kept"])
-        self.drivers = {
-            **{f"datastore/{name}": tuple(CONTRACT_ACTIONS) for name in options["names"]},
-            **{f"tm/{name}": transfer_scripts(name) for name in options["tm_names"]},
-        }
         python = absolute("python", options["python"])
         if re.search(r"\s", python):
             raise InvalidInput("python", python, "a path without blanks is expected")
         self.python = python
         self.sources = dict(sources)
         self.version = self._version()
-        self.script = launcher(python, self.library).encode()
+        script = launcher(python, self.library).encode()
+        #: The scripts of each driver by name.
+        self.drivers = {
+            **{f"datastore/{name}": dict.fromkeys(CONTRACT_ACTIONS, script) for name in options["names"]},
+            **{f"tm/{name}": dict.fromkeys(transfer_scripts(name), script) for name in options["tm_names"]},
+        }
+        for name in MONITORED_BY_HOSTS:
+            self.drivers.get(f"tm/{name}", {})[MONITOR_SCRIPT] = monitor_script(self.sources)
 
     def _version(self) -> str:
         """Return the name of the engine's directory."""
@@ -201,11 +205,11 @@ class OpennebulaDriversService(Service):
                         f"{missing}."
                     ) from error
 
-    def _plan_driver(self, plan: Plan, path: str, scripts: Sequence[str]) -> None:
+    def _plan_driver(self, plan: Plan, path: str, scripts: Mapping[str, bytes]) -> None:
         """Plan the scripts of one driver.
 
         :arg path: the directory of the driver.
-        :arg scripts: their names.
+        :arg scripts: the scripts by name.
         """
         found: dict[str, bool] = {}
         older: list[str] = []
@@ -215,8 +219,12 @@ class OpennebulaDriversService(Service):
             opened_directory(path, option="remotes") as descriptor,
         ):
             there = os.listdir(descriptor_path(descriptor))
-            found = {action: self._is_right(descriptor, action) for action in scripts if action in there}
-            older = find_older(there, scripts)
+            found = {
+                action: is_installed(descriptor, action, script, SCRIPT_MODE)
+                for action, script in scripts.items()
+                if action in there
+            }
+            older = find_older(there, [*scripts])
         wrong = [action for action in scripts if not found.get(action)]
         kept = KeptScripts(self.kept, path)
         if older or any(action in found for action in wrong):
@@ -239,10 +247,8 @@ class OpennebulaDriversService(Service):
         with os_errors(f"move scripts out of {path}"), opened_directory(path, option="remotes") as descriptor:
             kept.move(descriptor, names)
 
-    def _is_right(self, directory: int, action: str) -> bool:
-        return is_installed(directory, action, self.script, SCRIPT_MODE)
-
-    def _install_driver(self, path: str, kept: KeptScripts, scripts: Sequence[str]) -> None:
+    @staticmethod
+    def _install_driver(path: str, kept: KeptScripts, scripts: Mapping[str, bytes]) -> None:
         """Install the scripts of one driver.
 
         The scripts belong to the owner of their directory. A different script in their place is kept elsewhere.
@@ -250,10 +256,10 @@ class OpennebulaDriversService(Service):
         with os_errors(f"install the drivers in {path}"):
             descriptor = open_or_make(path, 0o755)
             try:
-                for action in scripts:
-                    if not self._is_right(descriptor, action):
+                for action, script in scripts.items():
+                    if not is_installed(descriptor, action, script, SCRIPT_MODE):
                         kept.keep(descriptor, action)
-                        put_script(descriptor, action, self.script, SCRIPT_MODE)
+                        put_script(descriptor, action, script, SCRIPT_MODE)
             finally:
                 os.close(descriptor)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script import entry, front_end
 from ansible_collections.granary.vmstore.plugins.module_utils._remote.engine import engine_sources
+from ansible_collections.granary.vmstore.plugins.module_utils._service.drivers.monitor_script import monitor_script
 
 NAME = "0123456789abcdef0123456789abcdef"
 
@@ -176,3 +177,11 @@ def test_facts_of_a_front_end_load_nothing_slow(engine: Path, server: Any, tmp_p
     assert server.calls
     assert {one for one in found if any(one == slow or one.startswith(f"{slow}.") for slow in SLOW)} == set()
     assert "encodings.idna" not in found
+
+
+def test_the_script_of_hosts_loads_few_modules(tmp_path: Path) -> None:
+    """A host starts the script at each monitoring cycle, and has no engine."""
+    (script := tmp_path / "monitor_ds").write_bytes(monitor_script(engine_sources(entry.__name__)))
+    found = find_loaded([sys.executable, "-ISXutf8", "-X", "importtime", script, tmp_path])
+    assert "binascii" in found
+    assert len(found) < 20 and not found & SLOW and not [name for name in found if name.startswith("granary")]

@@ -283,3 +283,29 @@ def test_the_info_of_a_host_that_does_not_answer(site: Site) -> None:
     options = {"catalog": site.catalog, "vm": None, "host": None, "image": None, "world": True}
     found: Any = vm_disk_info(options)
     assert "no-such-host.invalid" in found["vms"][0]["world_error"]
+
+
+#: A program in place of ssh(1) that fails once it runs for two hosts. The last but one argument is the host.
+MEETING = """#!/bin/sh
+while [ $# -gt 2 ]; do shift; done
+touch "{0}/$1"
+while ! [ -e "{0}/one.invalid" -a -e "{0}/two.invalid" ]; do sleep 0.01; done
+echo "both are here" >&2
+exit 255
+"""
+
+
+def test_hosts_are_looked_at_at_the_same_time(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts that are down cost the time of one."""
+    (programs := tmp_path / "programs").mkdir()
+    (programs / "ssh").write_text(MEETING.format(programs))
+    (programs / "ssh").chmod(0o755)
+    for name in ("one", "two"):
+        site.run(vm=name, size=1)
+    with contextlib.closing(sqlite3.connect(site.catalog)) as connection:
+        connection.execute("UPDATE vm SET host = name || '.invalid'")
+        connection.commit()
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    options = {"catalog": site.catalog, "vm": None, "host": None, "image": None, "world": True}
+    found: Any = vm_disk_info(options)
+    assert ["both are here" in vm["world_error"] for vm in found["vms"]] == [True, True]

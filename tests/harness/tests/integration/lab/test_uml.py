@@ -100,6 +100,8 @@ def test_ansible_finds_the_group_and_the_packages_of_the_roles(lab: Lab) -> None
     ansible = [Path(sys.executable).with_name("ansible"), "uml", "-i", lab.inventory, "--check"]
     done = subprocess.run([*ansible, "-m", "apt", "-a", f"name={packages}"], capture_output=True, text=True, check=True)
     assert done.stdout.count("SUCCESS") == 3 and done.stdout.count('"changed": false') == 3
+    # Python has kept the compiled modules (lab.machine_python).
+    assert int(lab.ssh("client2", "ls /var/cache/granary-lab-python | wc -l")) > 20
 
 
 @pytest.mark.parametrize(("version", "kind"), [("4.2", "nfs4"), ("3", "nfs")])
