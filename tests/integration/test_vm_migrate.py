@@ -239,7 +239,7 @@ def during(vm: Vm, source: str, target: str, action: Callable[[], object]) -> co
 
 def test_an_error_of_libvirt_leaves_the_guest_where_it_is(slow: Vm) -> None:
     result = during(slow, "hv1", "hv2", lambda: slow.run("hv2", "pkill", "-9", "qemu-system")).result()
-    require_failure(result, LibvirtFailed, names=["libvirt could not migrate to hv2 the domain 'slow': "])
+    require_failure(result, LibvirtFailed, names=["libvirt could not migrate the domain 'slow' to hv2: "])
     slow.require_on("hv1")
     slow.require_data("hv1", 0, "raw", "0 64M")
 

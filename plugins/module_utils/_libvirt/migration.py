@@ -109,7 +109,7 @@ class _Call:
     def _run(self) -> None:
         flags, parameters = self._arguments()
         try:
-            with self._domain.calls(f"migrate to {self._order.host}"):
+            with self._domain.hypervisor.calls(f"migrate the domain {self._domain.name!r} to {self._order.host}"):
                 self._domain.handle.migrate3(self._target.connection, parameters, flags)
         except VmstoreError as error:
             self.failure = error
