@@ -9,6 +9,26 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 
+#: XML of a domain that runs without a guest system. The tests look at its QEMU only. {0}: name, {1}: memory backing,
+#: {2}: devices.
+DOMAIN = """
+<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>{0}</name>
+  <metadata><my:app xmlns:my='http://example.org/app'><my:owner>alice</my:owner></my:app></metadata>
+  <memory unit='MiB'>64</memory>{1}
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <features><acpi/></features>
+  <devices>
+    <controller type='pci' index='0' model='pcie-root'/>
+    <controller type='usb' model='none'/>
+    <memballoon model='none'/>
+    <graphics type='vnc' autoport='yes' passwd='secret'/>{2}
+  </devices>
+  <qemu:commandline><qemu:env name='GRANARY' value='a &lt; b'/></qemu:commandline>
+</domain>
+"""
+PORT = "<controller type='pci' index='{}' model='pcie-root-port'/>"
+
 #: The collection's directory on the hosts.
 LIBRARY = "/srv/engine"
 

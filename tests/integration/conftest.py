@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -22,31 +23,13 @@ import yaml
 from bridges import Bridges, running_bridges
 from lab import Lab
 from lab.guests import Guest
-from running_disks import LIBRARY, STORE, Machine
+from migrating_vm import HOSTS, Tasks, Vm, connect, create_site
+from running_disks import DOMAIN, LIBRARY, PORT, STORE, Machine
 from transfer_cluster import Cluster, running_cluster
 
 HERE = Path(__file__).parent
 ANSIBLE = Path(sys.executable).with_name("ansible")
 
-#: XML of a domain that runs without a guest system. The tests look at its QEMU only. {0}: name, {1}: memory backing,
-#: {2}: devices.
-DOMAIN = """
-<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
-  <name>{0}</name>
-  <metadata><my:app xmlns:my='http://example.org/app'><my:owner>alice</my:owner></my:app></metadata>
-  <memory unit='MiB'>64</memory>{1}
-  <os><type arch='x86_64' machine='q35'>hvm</type></os>
-  <features><acpi/></features>
-  <devices>
-    <controller type='pci' index='0' model='pcie-root'/>
-    <controller type='usb' model='none'/>
-    <memballoon model='none'/>
-    <graphics type='vnc' autoport='yes' passwd='secret'/>{2}
-  </devices>
-  <qemu:commandline><qemu:env name='GRANARY' value='a &lt; b'/></qemu:commandline>
-</domain>
-"""
-PORT = "<controller type='pci' index='{}' model='pcie-root-port'/>"
 SHARED = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
 HUGEPAGES = "<memoryBacking><hugepages/></memoryBacking>"
 
@@ -117,6 +100,42 @@ def run_modules(lab: Lab) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
+def tasks_in(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Lab], Callable[..., list[dict[str, Any]]]]:
+    """Return, for a lab, a function that runs modules on hv1 in turn as one playbook, each with options and whether it
+    runs in check mode. The function returns the results.
+    """
+
+    def bind(lab: Lab) -> Callable[..., list[dict[str, Any]]]:
+        return functools.partial(run_tasks, lab, tmp_path_factory.mktemp("tasks"))
+
+    return bind
+
+
+def run_tasks(lab: Lab, directory: Path, *given: tuple[str, dict[str, Any], bool]) -> list[dict[str, Any]]:
+    plays: list[dict[str, Any]] = [
+        {
+            f"granary.vmstore.{module}": options,
+            "check_mode": check,
+            "register": f"result_{number}",
+            "ignore_errors": True,
+        }
+        for number, (module, options, check) in enumerate(given)
+    ]
+    listed = ", ".join(f"result_{number}" for number in range(len(given)))
+    results, playbook = directory / "results.json", directory / "play.json"
+    copy = {"content": "{{ [" + listed + "] | to_json }}", "dest": str(results), "mode": "0600"}
+    plays.append({"ansible.builtin.copy": copy, "delegate_to": "localhost"})
+    playbook.write_text(json.dumps([{"hosts": "hv1", "gather_facts": False, "tasks": plays}]))
+    done = ansible_process.run([str(ANSIBLE.with_name("ansible-playbook")), "-i", str(lab.inventory), str(playbook)])
+    assert "Traceback" not in done.stdout + done.stderr
+    assert results.exists(), done.stdout + done.stderr
+    found: list[dict[str, Any]] = json.loads(results.read_text())
+    results.unlink()
+    assert not any("\n" in result.get("msg", "") for result in found)
+    return found
+
+
+@pytest.fixture(scope="session")
 def execute_in() -> Callable[[Lab], Callable[..., str]]:
     """Return, for a lab, a function that runs a command as root on a machine and returns its output."""
     return execute_on
@@ -165,14 +184,77 @@ def domain(execute: Callable[..., str]) -> Iterator[Callable[..., str]]:
 
 
 @pytest.fixture(scope="session")
+def migration_lab(lab_factory: Callable[[dict[str, Any]], Lab]) -> Lab:
+    """Start two hypervisors, with a guest on the first."""
+    hosts = {name: {"kind": "debian13"} for name in HOSTS}
+    guests = {"writer": {"host": "hv1", "running": False, "shared_memory": True}}
+    return lab_factory({"name": f"migration-{os.getpid()}", "hosts": hosts, "guests": guests})
+
+
+@pytest.fixture(scope="session")
+def migration_execute(migration_lab: Lab) -> Callable[..., str]:
+    return execute_on(migration_lab)
+
+
+@pytest.fixture(scope="session")
+def migration_tasks(
+    migration_lab: Lab, migration_execute: Callable[..., str], tasks_in: Callable[[Lab], Tasks]
+) -> Tasks:
+    """Return a function that runs modules on hv1, the front-end of two hypervisors."""
+    connect(migration_execute)
+    run = tasks_in(migration_lab)
+    create_site(run)
+    return run
+
+
+@pytest.fixture
+def make_migrating(migration_execute: Callable[..., str], migration_tasks: Tasks) -> Iterator[Callable[..., Vm]]:
+    """Define a domain on hv1, and give it disks."""
+    execute, tasks = migration_execute, migration_tasks
+    made: list[str] = []
+
+    def create(name: str, disks: list[dict[str, Any]], *, start: bool = True, **options: Any) -> Vm:
+        made.append(name)
+        ports = "".join(PORT.format(number) for number in range(1, 8))
+        text = DOMAIN.format(name, "", ports)
+        execute("hv1", "virsh", "define", "--validate", "/dev/stdin", stdin=text)
+        [result] = tasks(("vm_disk", {"vm": name, "host": "hv1", "disks": disks, **options}, False))
+        assert "msg" not in result, result
+        vm = Vm(execute, tasks, name, result)
+        for number, disk in enumerate(result["disks"]):
+            vm.write("hv1", number, disk["format"])
+        if start:
+            vm.virsh("hv1", "start", name)
+        return vm
+
+    yield create
+    for name in made:
+        clean = 'virsh destroy "$0"; virsh managedsave-remove "$0"; virsh undefine "$0" --snapshots-metadata'
+        for host in HOSTS:
+            execute(host, "sh", "-c", clean, name, check=False)
+        done = tasks(("vm_disk", {"vm": name, "state": "absent"}, False))
+        assert [one.get("msg") for one in done] == [None]
+
+
+@pytest.fixture(scope="session")
 def engine(site: Lab) -> None:
     """Copy the engine to the hosts, for programs of running_disks.py."""
+    copy_engine(site, "hv1", "old")
+
+
+@pytest.fixture(scope="session")
+def engine_in() -> Callable[..., None]:
+    """Return a function that copies the engine to hosts of a lab."""
+    return copy_engine
+
+
+def copy_engine(lab: Lab, *hosts: str) -> None:
     data = io.BytesIO()
     utils = "ansible_collections/granary/vmstore/plugins/module_utils"
     with tarfile.open(fileobj=data, mode="w") as archive:
         archive.add(HERE.parents[1] / "plugins" / "module_utils", utils)
-    for host in ("hv1", "old"):
-        site.ssh(host, f"mkdir -p {LIBRARY}; tar -x -C {LIBRARY}", stdin=data.getvalue())
+    for host in hosts:
+        lab.ssh(host, f"mkdir -p {LIBRARY}; tar -x -C {LIBRARY}", stdin=data.getvalue())
 
 
 @pytest.fixture(params=["hv1", "old"])

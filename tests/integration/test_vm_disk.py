@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import ansible_process
 import pytest
 import yaml
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
@@ -28,6 +27,7 @@ Execute = Callable[..., str]
 Make = Callable[..., str]
 Module = Callable[..., dict[str, Any]]
 Disks = Callable[..., dict[str, Any]]
+Tasks = Callable[..., list[dict[str, Any]]]
 
 ANSIBLE_PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
 STORE = "/var/lib/one/datastores"
@@ -45,40 +45,12 @@ def connected(site: Lab, execute: Execute) -> None:
 
 
 @pytest.fixture
-def tasks(site: Lab, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
-    """Run modules on hv1 in turn as one playbook, each with options and whether it runs in check mode."""
-
-    def run(*given: tuple[str, dict[str, Any], bool]) -> list[dict[str, Any]]:
-        plays: list[dict[str, Any]] = [
-            {
-                f"granary.vmstore.{module}": options,
-                "check_mode": check,
-                "register": f"result_{number}",
-                "ignore_errors": True,
-            }
-            for number, (module, options, check) in enumerate(given)
-        ]
-        listed = ", ".join(f"result_{number}" for number in range(len(given)))
-        results, playbook = tmp_path / "results.json", tmp_path / "play.json"
-        copy = {"content": "{{ [" + listed + "] | to_json }}", "dest": str(results), "mode": "0600"}
-        plays.append({"ansible.builtin.copy": copy, "delegate_to": "localhost"})
-        playbook.write_text(json.dumps([{"hosts": "hv1", "gather_facts": False, "tasks": plays}]))
-        command = [str(ANSIBLE_PLAYBOOK), "-i", str(site.inventory), str(playbook)]
-        done = ansible_process.run(command)
-        assert "Traceback" not in done.stdout + done.stderr
-        assert results.exists(), done.stdout + done.stderr
-        found: list[dict[str, Any]] = json.loads(results.read_text())
-        results.unlink()
-        assert not any("\n" in result.get("msg", "") for result in found)
-        return found
-
-    return run
+def tasks(site: Lab, tasks_in: Callable[[Lab], Tasks]) -> Tasks:
+    return tasks_in(site)
 
 
 @pytest.fixture
-def front_end(
-    tasks: Callable[..., list[dict[str, Any]]], catalog_directory: None, connected: None, execute: Execute
-) -> Iterator[Disks]:
+def front_end(tasks: Tasks, catalog_directory: None, connected: None, execute: Execute) -> Iterator[Disks]:
     """Create a catalog on hv1 with the images base (qcow2) and data (raw, persistent), and run vm_disk there."""
     images = [
         {"name": "base", "datastore": "default", "type": "os", "size": "64M", "format": "qcow2", "fs": "ext4"},
@@ -99,7 +71,7 @@ def front_end(
 
 
 @pytest.fixture
-def four(front_end: Disks, tasks: Callable[..., list[dict[str, Any]]]) -> Disks:
+def four(front_end: Disks, tasks: Tasks) -> Disks:
     """Run vm_disk in check mode, twice for real, and in check mode again. Only the first two change something."""
 
     def run(**options: Any) -> dict[str, Any]:
@@ -282,9 +254,7 @@ def test_a_vm_moves_between_hosts(four: Disks, front_end: Disks, domain: Make, e
     assert sources(execute, "mover", "--inactive") == {"vda": f"{vm}/disk.0"}
 
 
-def test_many_vms_of_a_host_are_looked_at_over_one_connection(
-    tasks: Callable[..., list[dict[str, Any]]], front_end: Disks, execute: Execute
-) -> None:
+def test_many_vms_of_a_host_are_looked_at_over_one_connection(tasks: Tasks, front_end: Disks, execute: Execute) -> None:
     def connections() -> int:
         log = execute(
             "old", "journalctl", "--quiet", "--no-pager", "-t", "sshd", "-g", "Accepted publickey", check=False
@@ -316,9 +286,7 @@ def has(execute: Execute, path: str, image_format: str, byte: int) -> bool:
     return "read 65536/65536" in said and "verification failed" not in said
 
 
-def test_snapshots_and_images_of_a_running_vm(
-    front_end: Disks, tasks: Callable[..., list[dict[str, Any]]], domain: Make, execute: Execute
-) -> None:
+def test_snapshots_and_images_of_a_running_vm(front_end: Disks, tasks: Tasks, domain: Make, execute: Execute) -> None:
     """A disk of layers (vda), and a raw one (vdb)."""
     domain("hv1", "busy")
     made = front_end(vm="busy", disks=[{"image": "base", "attach": {}}, {"size": "8M", "attach": {}}])

@@ -65,6 +65,9 @@ def check_local(uri: str) -> str:
 class Hypervisor:
     """An open connection to the libvirt at ``uri``. It is closed with the process.
 
+    ``connection`` is the object of libvirt's library. Other modules of this package call it in a block of
+    :meth:`calls`.
+
     :arg read_only: opens a connection that changes nothing and reads no secrets. Most hosts allow that to every user.
     :raises LibvirtMissing: libvirt can't be reached.
     """
@@ -75,7 +78,7 @@ class Hypervisor:
         # Otherwise libvirt prints every error to stderr as well.
         self.libvirt.registerErrorHandler(lambda *unused: None, None)
         try:
-            self._connection = (self.libvirt.openReadOnly if read_only else self.libvirt.open)(uri)
+            self.connection = (self.libvirt.openReadOnly if read_only else self.libvirt.open)(uri)
         except self.libvirt.libvirtError as error:
             raise LibvirtMissing(
                 f"libvirt can't be reached at {uri}: {error}. Is libvirtd (or virtqemud) running, and may this user "
@@ -104,12 +107,17 @@ class Hypervisor:
     def version(self) -> tuple[int, int, int]:
         """Return libvirt's version: major, minor, release."""
         with self.calls("return its version"):
-            number = self._connection.getLibVersion()
+            number = self.connection.getLibVersion()
         return number // 1000000, number // 1000 % 1000, number % 1000
+
+    def define(self, text: str) -> None:
+        """Define a domain, or replace the definition of the domain with the same UUID."""
+        with self.calls("define a domain"):
+            self.connection.defineXMLFlags(text, 0)
 
     def find_domain(self, reference: str) -> Domain | None:
         """Return the domain with this name or, without a domain of this name, with this UUID."""
-        for lookup in (self._connection.lookupByName, self._connection.lookupByUUIDString):
+        for lookup in (self.connection.lookupByName, self.connection.lookupByUUIDString):
             try:
                 return Domain(self, lookup(reference))
             except self.libvirt.libvirtError as error:
@@ -134,12 +142,12 @@ class Hypervisor:
         :raises NotFound: there is no such domain.
         """
         with self.calls(f"look up the domain {uuid}"):
-            return Domain(self, self._connection.lookupByUUIDString(uuid))
+            return Domain(self, self.connection.lookupByUUIDString(uuid))
 
     def domains(self) -> list[Domain]:
         """Return every domain, running or not, by name."""
         with self.calls("list its domains"):
-            found = [Domain(self, one) for one in self._connection.listAllDomains()]
+            found = [Domain(self, one) for one in self.connection.listAllDomains()]
         return sorted(found, key=lambda one: one.name)
 
 
@@ -215,6 +223,11 @@ class Domain:
         """Put back a definition that :meth:`persistent_xml` returned, unless the domain was undefined meanwhile."""
         if self.is_persistent:
             self.define(text, validate=False)
+
+    def undefine(self) -> None:
+        """Remove the definition. A running domain runs on without one."""
+        with self.calls("undefine"):
+            self.handle.undefine()
 
     def start(self) -> None:
         """Start the domain."""

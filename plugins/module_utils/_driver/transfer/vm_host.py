@@ -130,9 +130,10 @@ class AttachResult:
     restart_reasons: tuple[str, ...] = ()
 
 
-def perform(action: str, *arguments: Any) -> Any:
+def perform(action: str, *arguments: Any, log: Callable[[str], object] = str) -> Any:
     """Run an operation on this host.
 
+    :arg log: is not used, because no operation takes long.
     :raises VmstoreError: the error of the operation.
     """
     return _OPERATIONS[action](*arguments)

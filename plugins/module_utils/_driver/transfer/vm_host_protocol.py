@@ -63,4 +63,4 @@ def _begin(request: Request, _received: object, _log: Callable[[str], object]) -
     return {action: functools.partial(perform, action) for action in OPERATIONS}, lambda made: None
 
 
-__all__ = ["KINDS", "OPERATIONS", "serve"]
+__all__ = ["KINDS", "OPERATIONS", "perform", "serve"]

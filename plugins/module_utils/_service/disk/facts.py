@@ -25,11 +25,13 @@ class CatalogFacts(VmFacts):
     """The facts in the catalog. A disk that is planned but not recorded yet counts.
 
     :arg lcm_state: the state of every VM, from which an action learns that the domain runs.
+    :arg written: numbers of the disks to which the running domain writes. ``None`` takes what is recorded.
     """
 
-    def __init__(self, known: KnownVms, lcm_state: int = 0) -> None:
+    def __init__(self, known: KnownVms, lcm_state: int = 0, written: frozenset[int] | None = None) -> None:
         self._known = known
         self._lcm_state = lcm_state
+        self._written = written
 
     def vm(self, vm_id: int) -> Vm:
         found = self._known.vm(vm_id)
@@ -66,6 +68,7 @@ class CatalogFacts(VmFacts):
             is_saved=disk.persistent,
             target=disk.target,
             fs=disk.fs,
+            is_read_only=disk.read_only if self._written is None else disk.disk_id not in self._written,
             is_standalone=not disk.linked,
             snapshots=tuple(VmSnapshot(one.id, one.is_active) for one in self._known.snapshots(disk)),
         )

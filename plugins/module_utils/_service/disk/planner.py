@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from ..._core import records
-from ..._core.errors import Conflict, InvalidInput, NotFound, UnsupportedAction
+from ..._core.errors import Conflict, InvalidInput, NotFound
 from ..._image.vm_disk_data import DiskFacts
 from ..._model.declared_vm import LEAVING, NEW, DeclaredDisk, DeclaredVm
 from .actions import DiskActions, subject
 from .devices import DevicePlanner
 from .known import KnownVms
+from .moving import require_movable
 from .new_disks import NewDisks, check_recorded, data_size
 from .options import DiskSpec
 from .placing import PlacedVm
@@ -100,35 +101,11 @@ class DiskPlanner:
             )
 
     def _move(self, before: DeclaredVm, after: DeclaredVm) -> None:
-        """Plan a move.
-
-        :raises Conflict: the VM runs, or its disks are in use; :raises NotFound: the data is on neither host.
-        :raises UnsupportedAction: a driver can't move the disks.
-        """
-        old, new = self._known.place(before), self._known.place(after)
-        if self._world.is_running(old):
-            raise Conflict(
-                f"The VM {after.name!r} can't move while it runs on the host {before.host!r}: shut it down there first."
-            )
-        system, target = self._known.datastore_of(before), self._known.datastore_of(after)
-        if system.tm_driver != target.tm_driver:
-            raise UnsupportedAction(
-                f"datastore: the VM {after.name!r} can't move from {system.name!r} with the transfer driver "
-                f"{system.tm_driver} to {target.name!r} with {target.tm_driver}; both need the same driver."
-            )
+        """Plan a move. The errors are those of :func:`require_movable`."""
         if before.domain != after.domain:
             self._check_domain_change(before)
-        self._transfers.require(None, target, "mv")
-        disks = self._known.disks(after.id).values()
-        for disk in disks:
-            self._transfers.require(self._known.image_of(disk), target, "mv")
-        if disks and not self._world.vm(old).exists and not self._world.vm(new).exists:
-            raise NotFound(f"The directory of the VM {after.name!r} is not at {old}, so it can't move to {new}.")
-        self._world.require_datastore(new)
-        for disk in disks:
-            facts = self._world.disk(old, disk.disk_id)
-            if facts is not None and before.host != after.host and not self._transfers.info(None, target).is_shared:
-                self._world.take_room(new, facts.allocated, f"The {subject(after, disk)}")
+        require_movable(self._known, self._world, self._transfers, before, after)
+        for disk in self._known.disks(after.id).values():
             if disk.target is not None:
                 self._actions.leave_host(before, disk)
         self._actions.move_vm(before, after)

@@ -124,6 +124,14 @@ class Transfers:
         driver = self._driver_in(system, system)
         driver.mv(self._known.place(before), self._known.place(after), after.id)
 
+    def migration_driver(self, vm: DeclaredVm, written: frozenset[int] | None = None) -> TransferDriver:
+        """Return the driver of the system datastore, for the actions of a live migration.
+
+        :arg written: see :class:`CatalogFacts`.
+        """
+        system = self._known.datastore_of(vm)
+        return self._driver_in(system, system, written=written)
+
     def delete_vm(self, vm: DeclaredVm) -> None:
         """Remove the directory of a VM."""
         system = self._known.datastore_of(vm)
@@ -133,10 +141,12 @@ class Transfers:
         system = self._known.datastore_of(vm)
         return self._driver_in(self._origin(self._known.image_of(disk), system), system, lcm_state)
 
-    def _driver_in(self, datastore: Datastore, system: Datastore, lcm_state: int = 0) -> TransferDriver:
+    def _driver_in(
+        self, datastore: Datastore, system: Datastore, lcm_state: int = 0, written: frozenset[int] | None = None
+    ) -> TransferDriver:
         made = _class_of(datastore, system)
         return made(
-            CatalogFacts(self._known, lcm_state),
+            CatalogFacts(self._known, lcm_state, written),
             settings_of(datastore.attributes),
             system_driver=system.tm_driver,
             log=self._log,

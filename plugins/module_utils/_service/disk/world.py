@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
 from typing import Any
 
 from ..._core.errors import (
@@ -23,7 +24,7 @@ from ..._core.errors import (
 from ..._core.records import dataclass
 from ..._driver.transfer import vm_host_protocol
 from ..._driver.transfer.hosts import is_this_host
-from ..._driver.transfer.vm_host import DomainState, HostState, VmQuery, VmState, perform
+from ..._driver.transfer.vm_host import DomainState, HostState, VmQuery, VmState
 from ..._image.vm_disk import DiskRecord
 from ..._image.vm_disk_data import DiskFacts
 from ..._model.declared_vm import DeclaredDisk, DeclaredVm
@@ -34,21 +35,28 @@ from ..._remote.session import Session
 LOOK = 30.0
 
 
-def ask_host(host: str, action: str, *arguments: Any, log: Callable[[str], object], timeout: float = LOOK) -> Any:
-    """Return the result of an operation of :mod:`.vm_host` on a host.
+def ask_host(
+    host: str,
+    action: str,
+    *arguments: Any,
+    log: Callable[[str], object],
+    timeout: float = LOOK,
+    protocol: ModuleType = vm_host_protocol,
+) -> Any:
+    """Return the result of an operation of a host.
 
+    :arg protocol: the module with the operations.
     :raises HostUnreachable: the host can't be used.
     :raises VmstoreError: the error of the operation.
     """
     if is_this_host(host):
-        return perform(action, *arguments)
-    module = vm_host_protocol
-    with Session(host, kind="host", module=module.__name__, log=log) as session:
+        return protocol.perform(action, *arguments, log=log)
+    with Session(host, kind="host", module=protocol.__name__, log=log) as session:
         refusal = session.handshake()
         if refusal is not None:
             raise HostUnreachable(f"The host {host} can't be used: {refusal}.")
         request: dict[str, object] = {"action": action, "arguments": arguments, "named": {}, "size": None}
-        return session.ask(action, module.OPERATIONS[action], request, kinds=module.KINDS, timeout=timeout)
+        return session.ask(action, protocol.OPERATIONS[action], request, kinds=protocol.KINDS, timeout=timeout)
 
 
 def look_at(host: str, queries: Sequence[VmQuery], *, log: Callable[[str], object]) -> HostState:
