@@ -24,10 +24,11 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Optional
 
     #: The figures of a VM: its id; the number and the MiB of each disk; the number, the disk and the MiB of each
     #: snapshot; and the reason if the VM could not be read.
-    Usage = tuple[int, list[tuple[int, int]], list[tuple[int, int, int]], str | None]
+    Usage = tuple[int, list[tuple[int, int]], list[tuple[int, int, int]], Optional[str]]
 
     #: The blocks of the file that receives the writes of a disk, and those of each snapshot by number.
     Blocks = tuple[int, list[tuple[int, int]]]

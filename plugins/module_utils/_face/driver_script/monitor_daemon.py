@@ -162,11 +162,11 @@ def _read_trusted(path: str) -> str | None:
         os_errors(f"read {path}"),
         contextlib.suppress(FileNotFoundError, NotADirectoryError),
         opened_parent(path, option="monitord.conf") as (directory, name),
-        opened_file_at(directory, name) as file,
     ):
-        if {os.fstat(directory).st_uid, os.fstat(file).st_uid} <= {0, os.geteuid()}:
-            with open(file, "rb", closefd=False) as opened:
-                return opened.read(LONGEST_FILE).decode(errors="replace")
+        with opened_file_at(directory, name) as file:
+            if {os.fstat(directory).st_uid, os.fstat(file).st_uid} <= {0, os.geteuid()}:
+                with open(file, "rb", closefd=False) as opened:
+                    return opened.read(LONGEST_FILE).decode(errors="replace")
         log(f"{path} is not used, because it belongs to another user.")
     return None
 
