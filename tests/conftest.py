@@ -117,28 +117,32 @@ HOST = (
 LAB = ("/integration/lab/", "/integration/test_demo.py", "/integration/test_fresh.py", "/integration/test_testing.py")
 #: The tiers, beginning with the one whose tests take longest.
 TIERS = ("lab", "host", "pure")
-#: Files whose tests share a lab, by the fixture that starts the lab. One process of pytest-xdist runs all tests of a
-#: lab, so that no lab is started twice.
+#: Files whose tests share a lab. A key begins with the fixture that starts the lab. One process of pytest-xdist runs
+#: all tests of a key, so that no lab is started twice. The fixture ``site`` has two keys, because its tests take longer
+#: than all others.
 SHARED = {
-    "site": (
+    "site 1": (
         "test_bridge_domains.py",
         "test_cloud_init.py",
         "test_disk_attachment.py",
         "test_disks_of_a_guest.py",
-        "test_hostile_guest.py",
-        "test_live_calls.py",
         "test_readme.py",
         "test_running_disk_copies.py",
         "test_running_disks.py",
         "test_site.py",
+        "test_vm_disk.py",
+    ),
+    "site 2": (
+        "test_hostile_guest.py",
+        "test_live_calls.py",
         "test_virtiofs_daemon.py",
         "test_virtiofs_export.py",
         "test_virtiofs_export_xml.py",
         "test_virtiofs_mount.py",
-        "test_vm_disk.py",
         "test_wrapper.py",
     ),
     "nfs_lab": ("test_nfs_export.py", "test_shared_mount.py"),
+    "migration_lab": ("test_vm_migrate.py", "test_vm_migrate_checks.py", "test_vm_migrate_guest.py"),
 }
 
 
@@ -152,9 +156,13 @@ def tier_of(item: pytest.Item) -> str:
 
 
 def shared_lab_of(path: str) -> str:
-    """Return the fixture of the lab that the file shares, or an empty text."""
+    """Return the key of the lab that the file shares, or an empty text."""
     folder, _slash, name = path.rpartition("/")
     return next((lab for lab, names in SHARED.items() if folder.endswith("/integration") and name in names), "")
+
+
+def fixture_of(lab: str) -> str:
+    return lab.partition(" ")[0]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -165,9 +173,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     labs = {item.path: shared_lab_of(item.path.as_posix()) for item in items}
     for item, tier in tiers.items():
         item.add_marker(tier)
-        lab = next((lab for lab in reversed(SHARED) if lab in getattr(item, "fixturenames", ())), "")
-        if tier == "lab" and lab != labs[item.path] and lab:
-            raise pytest.UsageError(f"{item.path}: a file that uses the fixture {lab} must be in SHARED[{lab!r}].")
+        fixtures = [fixture_of(lab) for lab in reversed(SHARED)]
+        lab = next((lab for lab in fixtures if lab in getattr(item, "fixturenames", ())), "")
+        if tier == "lab" and lab != fixture_of(labs[item.path]) and lab:
+            raise pytest.UsageError(f"{item.path}: a file that uses the fixture {lab} must be in SHARED.")
     first: dict[Path, int] = {}
     for item, tier in tiers.items():
         first[item.path] = min(TIERS.index(tier), first.get(item.path, len(TIERS)))

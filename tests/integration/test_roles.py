@@ -391,7 +391,7 @@ def test_the_service_user_manages_disks_of_domains(roles: Playbook, execute: Exe
     # libvirt gives no file to another user any more.
     execute("fresh", "chown", "nobody:", f"{directory}/disk.0")
     assert count_changes(roles("fresh", roles=role, **given, hypervisor_qemu_dynamic_ownership=False)) == 1
-    assert execute("fresh", *virsh, "start", "chain", check=False) == ""
+    assert execute("fresh", *virsh, "start", "chain", check=False).strip() == ""
     assert execute("fresh", *owners).split() == ["nobody", "oneadmin"]
     settings = execute("fresh", "grep", "-E", "^(user|group|dynamic_ownership)", "/etc/libvirt/qemu.conf")
     assert settings.splitlines() == ['user = "oneadmin"', 'group = "oneadmin"', "dynamic_ownership = 0"]
