@@ -534,7 +534,7 @@ def test_a_slow_operation_is_waited_for(hosts: Hosts, monkeypatch: pytest.Monkey
 
     def end_the_work() -> None:
         wait_until((hosts.h1 / "began").exists)
-        time.sleep(silence + 1)
+        time.sleep(silence + 1)  # the time itself is what the test is about, so there is no event
         (hosts.h1 / "go").touch()
 
     with in_thread(end_the_work):

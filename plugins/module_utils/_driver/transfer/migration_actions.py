@@ -209,11 +209,14 @@ class MigrationActions:
         if token and self.has_token(path, token):
             raise SharedDirectory(f"{path} is the directory of the source.")
         empty = []
-        for disk in disks:
-            with opened_disk(disk) as opened:
-                if is_empty(opened):
-                    empty.append(disk.path)
-        with contextlib.suppress(NotFound), opened_vm_directory(parse_disk_path(path, directory=True)) as directory:
+        parsed = parse_disk_path(path, directory=True)
+        if not (disks or self.has_directory(path)):
+            return ()
+        with locked_disk(parsed, doing="postmigrate") as directory:
+            for disk in disks:
+                with opened_disk(disk) as opened:
+                    if is_empty(opened):
+                        empty.append(disk.path)
             with os_errors(f"write {path}"), contextlib.suppress(FileNotFoundError):
                 os.unlink(MARK, dir_fd=directory)
                 sync_opened(directory)
