@@ -26,7 +26,7 @@ _WAKES = 4096
 
 
 class PortServer:
-    """A server of ports. Only :meth:`run` uses their connections. Other threads call the other methods.
+    """A server of ports. One thread calls :meth:`run`. Other threads call the other methods.
 
     :arg log: gets a line.
     :arg clock: returns the time in seconds.
@@ -74,11 +74,15 @@ class PortServer:
     def run(self) -> None:
         """Serve the ports until :meth:`stop`, and close them."""
         while not self._is_stopped:
-            self._run_once(self._timeout())
+            self.step(self._timeout())
         for port in self._ports.values():
             port.close()
 
-    def _run_once(self, timeout: float | None) -> None:
+    def step(self, timeout: float | None) -> None:
+        """Wait for something to do, and do what can be done without waiting.
+
+        :arg timeout: upper bound of the wait in seconds; ``None`` for no bound.
+        """
         events = self._poll.poll(timeout)
         now = self._clock()
         for descriptor, _event in events:
