@@ -1,7 +1,8 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A reader of downward metrics, written from the format of vhostmd(8) alone. It also runs in guests, as a program of
-its own: ``disk FILE`` and ``port REQUEST...`` print what a reader accepts, as JSON.
+its own, which prints JSON: ``disk FILE`` waits for metrics, ``newer FILE TIME`` for metrics of a later time, and
+``port REQUEST...`` prints the replies.
 """
 
 from __future__ import annotations
@@ -74,14 +75,15 @@ def ask_port(request: bytes) -> bytes:
 
 
 def main(kind: str, *words: str) -> None:
-    if kind == "disk":
-        document = None
-        while document is None:
-            document = read_disk(words[0])
-        print(json.dumps(metrics_of(document)))
-    else:
+    if kind == "port":
         replies = [ask_port(word.encode().decode("unicode_escape").encode()) for word in words]
         print(json.dumps([reply.decode() for reply in replies]))
+        return
+    found: list[tuple[str, str, str, str, str]] = []
+    while not found or (kind == "newer" and int(found[-1][-1]) <= int(words[1])):
+        document = read_disk(words[0])
+        found = metrics_of(document) if document else []
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
