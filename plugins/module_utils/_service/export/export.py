@@ -17,9 +17,9 @@ from typing import Any
 from ..._core.errors import LibvirtMissing, from_os_error
 from ..._core.locks import locked
 from ..._libvirt.connection import Hypervisor
+from ..domain_restart import RestartPlan, finish, read_restart
 from ..service import Service
 from .absent import plan_absent
-from .domain_restart import RestartPlan, finish, read_restart
 from .options import parse_options
 from .present import plan_present
 from .resolve import foretell_device
