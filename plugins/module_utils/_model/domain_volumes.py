@@ -101,7 +101,7 @@ class DataVolumeTemplate:
 
     @property
     def is_thick(self) -> bool:
-        """Whether the data is allocated completely, by the option or by an annotation."""
+        """Return whether the data is allocated completely, by the option or by an annotation."""
         return self.preallocation or is_thick(self.annotations)
 
 
