@@ -92,8 +92,10 @@ class ContainerDisk:
 
     @property
     def pull_policy(self) -> str:
-        """Return the declared policy, or KubeVirt's default: an image with the tag ``latest`` or without a tag is always
-        pulled. A digest never changes, so such an image is pulled once.
+        """Return the declared policy, or KubeVirt's default.
+
+        An image with the tag ``latest`` or without a tag is always pulled. A digest never changes, so such an image is
+        pulled once.
         """
         if self.image_pull_policy is not None:
             return self.image_pull_policy
