@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Callable
 
+from .block_device import require_storage
 from .directory import open_file_at, opened_directory, opened_parent
 from .errors import os_errors
 
@@ -28,7 +28,7 @@ def supports_direct_io(path: str) -> bool:
     with os_errors(f"open {path}"):
         if os.path.exists(path):
             with opened_parent(path) as (directory, name):
-                return _opens(lambda flags: open_file_at(directory, name, os.O_RDONLY | flags, check=_require_storage))
+                return _opens(lambda flags: open_file_at(directory, name, os.O_RDONLY | flags, check=require_storage))
         around = os.path.dirname(path)
         while not os.path.isdir(around):
             around = os.path.dirname(around)
@@ -45,12 +45,6 @@ def _opens(attempt: Callable[[int], int]) -> bool:
         os.close(attempt(os.O_CLOEXEC))
         return False
     return True
-
-
-def _require_storage(descriptor: int) -> None:
-    mode = os.fstat(descriptor).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-        raise OSError(errno.ENOTBLK, "it is neither a regular file nor a block device")
 
 
 __all__ = ["supports_direct_io"]
