@@ -20,6 +20,7 @@ from ..._model.volume_sources import DataVolume, DownwardMetrics, Ephemeral, Per
 from ..connection import ConnectedDisk, connect_disks
 from ..facts import DomainFacts
 from ..reading.declaration import read_declaration
+from .data_rules import admit_data
 from .disk_rules import admit_disk
 from .filesystem_rules import admit_filesystems
 from .names import require_different, require_label
@@ -56,6 +57,7 @@ def admit(problems: Problems, spec: DomainVolumes, facts: DomainFacts) -> None:
     _admit_unique_values(problems, disks, facts)
     admit_filesystems(problems, spec, facts)
     admit_templates(problems, spec)
+    admit_data(problems, spec)
     _admit_io_threads(problems, spec, facts)
 
 
