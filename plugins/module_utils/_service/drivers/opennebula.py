@@ -22,8 +22,9 @@ from ..._core.directory import descriptor_path, opened_directory
 from ..._core.errors import NotFound, os_errors
 from ..._core.paths import absolute
 from ..._core.plan import Action, Plan
+from ..._driver.datastore.registry import DATASTORE_DRIVERS
 from ..._driver.info import CONTRACT_ACTIONS
-from ..._driver.registry import DATASTORE_DRIVERS, MONITORED_BY_HOSTS, TRANSFER_DRIVERS, transfer_scripts
+from ..._driver.transfer.registry import MONITORED_BY_HOSTS, TRANSFER_DRIVERS, transfer_scripts
 from ..._host.made_directory import open_or_make, require_only_root
 from .. import engine_library
 from ..engine_library import EngineLibrary

@@ -19,8 +19,8 @@ from ..._model.idmap import ID_MAP_OPTION, read_id_maps
 from ..._model.mount_names import check_mount_point, check_mount_tag
 from ..._model.names import check_domain, check_host
 from ..catalog import CATALOG_OPTIONS
-from ..image.attachment import ImageAttachment
-from .domain_restart import RESTART_OPTIONS, check_timeout
+from ..domain_restart import RESTART_OPTIONS, check_timeout
+from ..image.attached import ImageAttachment
 from .identity import IdMaps
 from .owner import OWNER_OPTIONS, DirectoryOwner
 

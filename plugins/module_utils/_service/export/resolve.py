@@ -15,7 +15,8 @@ from ..._core.paths import absolute, check_allowed
 from ..._core.plan import Action, Plan
 from ..._core.records import dataclass
 from ..._driver.datastore.base import SAFE_DIRS, SYSTEM_DIRS
-from ..image.attachment import ImageAttachment, attachments, remove_attachment, resolve_attachment
+from ..image.attached import ImageAttachment, attachments, remove_attachment
+from ..image.attachment import resolve_attachment
 from .catalog_attachment import attach_action
 from .identity import IdMaps
 from .options import ExportSpec
