@@ -67,7 +67,7 @@ def read_fields(problems: Problems, path: str, value: object, shape: Shape) -> d
     a problem is left out. The result is :data:`INVALID` without a required field.
     """
     if not isinstance(value, Mapping):
-        problems.add("type", path, _shown(value), "a dictionary is expected")
+        problems.add("type", path, _type(value), "a dictionary is expected")
         return INVALID  # type: ignore[no-any-return]
     found: dict[str, Any] = {}
     is_complete = True
@@ -111,7 +111,11 @@ def _nearest(key: str, shape: Shape) -> str:
 
 def _shown(value: object) -> object:
     """Return a value for a problem: texts and numbers, and only the type of others, because they can hold secrets."""
-    return value if isinstance(value, (str, int, float)) else f"<{type(value).__name__}>"
+    return value if isinstance(value, (str, int, float)) else _type(value)
+
+
+def _type(value: object) -> str:
+    return f"<{type(value).__name__}>"
 
 
 def record(shape: Shape, create: Callable[..., Any]) -> Reader:
@@ -129,7 +133,7 @@ def items(reader: Reader) -> Reader:
 
     def read(problems: Problems, path: str, value: object) -> Any:
         if not isinstance(value, (list, tuple)):
-            problems.add("type", path, _shown(value), "a list is expected")
+            problems.add("type", path, _type(value), "a list is expected")
             return INVALID
         found = [reader(problems, f"{path}[{place}]", one) for place, one in enumerate(value)]
         return tuple(one for one in found if one is not INVALID)
@@ -142,7 +146,7 @@ def mapping(reader: Reader) -> Reader:
 
     def read(problems: Problems, path: str, value: object) -> Any:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            problems.add("type", path, _shown(value), "a dictionary with texts as keys is expected")
+            problems.add("type", path, _type(value), "a dictionary with texts as keys is expected")
             return INVALID
         found = {key: reader(problems, f"{path}[{key!r}]", one) for key, one in value.items()}
         return {key: one for key, one in found.items() if one is not INVALID}
@@ -171,6 +175,14 @@ def secret_text(problems: Problems, path: str, value: object) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape")
     problems.add("type", path, WITHHELD, "a text is expected")
+    return INVALID
+
+
+def secret_line(problems: Problems, path: str, value: object) -> Any:
+    """Return a text as :func:`text` does. The text can be a secret."""
+    if isinstance(value, str) and value and value.isprintable():
+        return value
+    problems.add("type", path, WITHHELD, "a text of one line is expected")
     return INVALID
 
 
@@ -249,6 +261,7 @@ __all__ = [
     "quantity",
     "read_fields",
     "record",
+    "secret_line",
     "secret_text",
     "text",
     "whole_number",
