@@ -92,6 +92,8 @@ BROKEN: list[tuple[str, str, Options]] = [
     ("type", "volumes[0].cloud_init_no_cloud.user_data", cloud_init(user_data=["x"])),
     ("type", "config_maps['m'].binary_data['k']", {"config_maps": {"m": {"binary_data": {"k": 1}}}}),
     ("type", "config_maps", {"config_maps": ["m"]}),
+    ("type", "config_maps['m'].data['k']", {"config_maps": {"m": {"data": {"k": "\ud800"}}}}),
+    ("type", "metadata.labels['k']", {"metadata": {"labels": {"k": "\udcff"}}}),
     ("type", "metadata.labels['k']", {"metadata": {"labels": {"k": 1}}}),
     ("unknown", "disks[0]", disk(bootorder=1)),
     ("unknown", "the declaration", {"disk": []}),
@@ -143,6 +145,7 @@ BROKEN: list[tuple[str, str, Options]] = [
     ("pci_bus", "disks[0].disk.pci_address", disk(disk={"bus": "scsi", "pciAddress": "0000:81:01.0"})),
     ("pci_address", "disks[0].disk.pci_address", disk(disk={"bus": "virtio", "pci_address": "81:01.0"})),
     ("boot_order", "disks[0].boot_order", disk(boot_order=0)),
+    ("boot_order", "disks[0].boot_order", disk(boot_order=2**31)),
     ("serial", "disks[0].serial", disk(serial="a b")),
     ("serial_length", "disks[0].serial", disk(serial="1" * 21)),
     ("serial_length", "disks[0].serial", disk(disk={"bus": "sata"}, serial="1" * 21)),
@@ -306,6 +309,11 @@ BROKEN: list[tuple[str, str, Options]] = [
         "pool_size",
         "io_threads.supplemental_pool_thread_count",
         {"io_threads_policy": "supplementalPool", "io_threads": {"supplementalPoolThreadCount": 0}},
+    ),
+    (
+        "pool_size",
+        "io_threads.supplemental_pool_thread_count",
+        {"io_threads_policy": "supplementalPool", "io_threads": {"supplemental_pool_thread_count": 10**9}},
     ),
     (
         "pool_policy",

@@ -25,6 +25,8 @@ Reader = Callable[[Problems, str, object], Any]
 #: The result of a reader for data with a problem.
 INVALID: Any = type("Invalid", (), {"__repr__": lambda self: "INVALID"})()
 
+#: Upper bound of the characters of an unknown key that are compared with known keys.
+_LONGEST_KEY = 64
 #: Similarity of an unknown key and the known key that is named instead, from 0 to 1.
 _SIMILARITY = 0.6
 
@@ -104,7 +106,7 @@ def _name_of(problems: Problems, path: str, key: str, value: object, shape: Shap
 
 
 def _nearest(key: str, shape: Shape) -> str:
-    close = difflib.get_close_matches(key, shape.names, 1, _SIMILARITY)
+    close = difflib.get_close_matches(key[:_LONGEST_KEY], shape.names, 1, _SIMILARITY)
     known = ", ".join(shape.fields) or "nothing"
     return f"this key is unknown. The nearest is {close[0]!r}" if close else f"the known keys are {known}"
 
@@ -164,18 +166,23 @@ def text(problems: Problems, path: str, value: object) -> Any:
 
 def any_text(problems: Problems, path: str, value: object) -> Any:
     """Return a text of any characters."""
-    if isinstance(value, str):
+    if isinstance(value, str) and _is_unicode(value):
         return value
-    problems.add("type", path, _shown(value), "a text is expected")
+    problems.add("type", path, _type(value), "a text is expected")
     return INVALID
 
 
 def secret_text(problems: Problems, path: str, value: object) -> Any:
     """Return the bytes of a text that can be a secret."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape")
+    if isinstance(value, str) and _is_unicode(value):
+        return value.encode()
     problems.add("type", path, WITHHELD, "a text is expected")
     return INVALID
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether a text has only characters. JSON can have halves of characters (surrogates)."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def secret_line(problems: Problems, path: str, value: object) -> Any:
