@@ -96,6 +96,8 @@ class LocalImage:
 
     #: Files can change at any time.
     is_moving = True
+    #: Files have no other digest than that of their content.
+    digest = None
 
     @property
     def name(self) -> str:
