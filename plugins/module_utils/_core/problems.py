@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .errors import InvalidDeclaration
 from .records import dataclass
+from .secrets import withhold
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Problems:
         self.found: list[Problem] = []
 
     def add(self, rule: str, path: str, value: object, accepted: str) -> None:
-        """Add a problem. The arguments are the fields of :class:`Problem`."""
-        self.found.append(Problem(rule, path, value, accepted))
+        """Add a problem. The arguments are the fields of :class:`Problem`. A password in a URL is withheld."""
+        self.found.append(Problem(rule, path, withhold(value) if isinstance(value, str) else value, accepted))
 
     def raise_any(self) -> None:
         """Raise one error for all problems.

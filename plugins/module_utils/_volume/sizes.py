@@ -9,6 +9,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from .._core.errors import NoSpace
+from .._model.volume_disks import BlockSize
 
 #: Bytes of the unit to which sizes are rounded down.
 MIB = 1024 * 1024
@@ -78,6 +79,17 @@ def usable_size(available: int, overhead: Fraction = OVERHEAD) -> int:
     return round_down(-(-with_overhead.numerator // with_overhead.denominator))
 
 
+def matched_block_size(logical: int, physical: int, granularity: int | None = None) -> BlockSize:
+    """Return the sizes of blocks for a disk that has those of its volume.
+
+    :arg granularity: the bytes of the smallest part that the volume discards; ``None`` or 0 for a volume that discards
+        nothing. QEMU needs a multiple of the logical size, so the physical size replaces another number.
+    """
+    if granularity and granularity % logical:
+        granularity = physical
+    return BlockSize(logical, physical, granularity or None)
+
+
 __all__ = [
     "MIB",
     "OVERHEAD",
@@ -88,6 +100,7 @@ __all__ = [
     "expanded_size",
     "host_disk_size",
     "is_tolerated",
+    "matched_block_size",
     "round_down",
     "usable_size",
 ]

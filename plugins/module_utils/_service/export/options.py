@@ -71,6 +71,7 @@ class ExportSpec:
 
     :arg cache: ``None`` for ``auto``, as in the domain's XML.
     :arg has_own_ids: whether the domain gets ids that no other domain has.
+    :arg own_dirs: directories of this collection itself, which ``source`` can be in.
     """
 
     domain: str
@@ -99,6 +100,7 @@ class ExportSpec:
     catalog: str
     restart: str
     restart_timeout: int
+    own_dirs: tuple[str, ...] = ()
 
 
 def parse_options(options: Mapping[str, Any]) -> ExportSpec:

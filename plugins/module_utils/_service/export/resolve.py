@@ -78,7 +78,7 @@ def resolve_export(plan: Plan, spec: ExportSpec, domain: str, defined: set[str])
 
 def _of_source(spec: ExportSpec, path: str) -> Export:
     source = absolute("source", resolve_source(path))
-    check_allowed("source", source, safe=SAFE_DIRS, restricted=SYSTEM_DIRS)
+    check_allowed("source", source, safe=[*SAFE_DIRS, *spec.own_dirs], restricted=SYSTEM_DIRS)
     return Export(
         "source", source, str(spec.mount_tag), spec.mount_point, bool(spec.read_only), spec.uid_map, spec.gid_map
     )

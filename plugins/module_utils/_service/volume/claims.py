@@ -50,6 +50,11 @@ class Claims:
         self._catalog = absolute("catalog", catalog)
         self._given = None if given is None else [_read_given(place, one) for place, one in enumerate(given)]
 
+    @property
+    def are_given(self) -> bool:
+        """Return whether the caller knows the images, and this host has no catalog of them."""
+        return self._given is not None
+
     def find(self, path: str, reference: str) -> Claim:
         """Return an image.
 

@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..._core.errors import UnsupportedAction
-from ..._core.plan import Action
+from ..._core.plan import Action, Plan
 from ..._image.volume_files import VolumeDirectory, grow_file
 from ..._libvirt.connection import Domain, Hypervisor
+from ..._libvirt.devices.filesystem import tags
 from ..._libvirt.devices.volume_disk import VolumeDisk, volume_disks
 from ..._libvirt.devices.volume_record import read_recorded_names
 from ..._libvirt.domain_xml import attribute, devices, parse
@@ -28,13 +29,15 @@ from ..._volume.connection import connect_disks
 from ..._volume.conversion import convert
 from ..._volume.facts import DomainFacts
 from ..._volume.media import GuestFiles, Identity, tagged_devices
-from ..domain_restart import RestartPlan, finish, read_restart
+from ..domain_restart import finish, read_restart
 from ..host_lock import libvirt_lock
 from ..service import Service
 from .claims import Claims
 from .definition import definition_action, edit_definition
 from .domain_facts import read_domain_facts
+from .filesystems import DIRECTORY, DomainFilesystems
 from .options import parse_options
+from .plan import VolumesPlan
 from .running import RunningVolumes, plan_growth
 from .sources import Source, SourcePlanner, VolumeWorld
 from .writers import DiskWriters
@@ -53,19 +56,24 @@ class DomainVolumesService(Service):
     def exclusive(self) -> contextlib.AbstractContextManager[object]:
         return libvirt_lock()
 
-    def plan(self) -> RestartPlan:
+    def plan(self) -> VolumesPlan:
         domain = self._hypervisor.domain(self.options.domain)
         if not domain.is_persistent:
             raise UnsupportedAction(
                 f"The domain {domain.name!r} is transient, so that no definition can keep its volumes: define it first."
             )
-        plan = RestartPlan()
+        plan = VolumesPlan()
         plan.restart = read_restart(domain, self.options.restart, self.options.restart_timeout)
         DomainPlanner(self, plan, domain).plan_all()
-        plan.add_restart()
         return plan
 
-    def converge(self) -> RestartPlan:
+    def dry_run(self) -> Plan:
+        plan = super().dry_run()
+        if isinstance(plan, VolumesPlan):
+            plan.show_all()
+        return plan
+
+    def converge(self) -> VolumesPlan:
         self.will_run = True
         with self.exclusive():
             plan = self.plan()
@@ -77,8 +85,9 @@ class DomainVolumesService(Service):
 class DomainPlanner:
     """The plan for one domain in its present state."""
 
-    def __init__(self, service: DomainVolumesService, plan: RestartPlan, domain: Domain) -> None:
+    def __init__(self, service: DomainVolumesService, plan: VolumesPlan, domain: Domain) -> None:
         self._options = service.options
+        self._is_dry_run = service.is_dry_run
         self._hypervisor = domain.hypervisor
         self._plan = plan
         self._domain = domain
@@ -103,17 +112,21 @@ class DomainPlanner:
         return read_domain_facts(self._edit.root, self._running, declared | self._recorded, self._hypervisor.version)
 
     def plan_all(self) -> None:
-        """Plan the data of all volumes, the definition, and the running domain."""
+        """Plan the data of all volumes, the definition, the running domain, and the filesystems."""
         disks = connect_disks(self._spec, self._facts)
         places = {volume.name: place for place, volume in enumerate(self._spec.volumes)}
-        planner = SourcePlanner(self._read_world())
+        world = self._read_world()
+        planner = SourcePlanner(world)
         sources = {disk.name: planner.plan(disk, places[disk.name]) for disk in disks if disk.volume is not None}
         facts = {name: source.facts for name, source in sources.items()}
-        converted = convert(self._spec, self._facts, facts, {})
+        names = [filesystem.name for filesystem in self._spec.filesystems]
+        # Filesystems are exports, whose service knows the rest about their devices.
+        converted = convert(self._spec, self._facts, facts, dict.fromkeys(names, ""))
         for source in sources.values():
             self._plan.actions += source.actions
             self._plan.warnings += source.warnings
-        edit_definition(self._edit, converted, [], scsi_controller=self._facts.scsi_controller)
+        self._plan_filesystems(world)
+        edit_definition(self._edit, converted, names, scsi_controller=self._facts.scsi_controller)
         if self._edit.is_change:
             self._plan.actions.append(definition_action(self._edit))
         self._plan_growth(converted.disks, sources)
@@ -128,7 +141,30 @@ class DomainPlanner:
                 {"name": disk.name, "target": disk.target, "bus": disk.bus, "source": disk.layer and disk.layer.path}
                 for disk in converted.disks
             ],
+            filesystems=names,
         )
+
+    def _plan_filesystems(self, world: VolumeWorld) -> None:
+        filesystems = DomainFilesystems(
+            self._hypervisor,
+            self._domain.name,
+            self._options.uri,
+            self._options.catalog,
+            self._directory.path,
+            self._spec,
+            world.files,
+            world.claims,
+        )
+        self._plan.actions += filesystems.text_actions()
+        self._plan.then = [
+            functools.partial(filesystems.plan_export, one, is_dry_run=self._is_dry_run)
+            for one in self._spec.filesystems
+        ]
+        declared = {one.name for one in self._spec.filesystems}
+        gone = sorted(tag for tag in tags(self._edit.root) if tag in self._recorded - declared)
+        self._plan.first = [functools.partial(filesystems.plan_removal, name) for name in gone]
+        self._plan.actions += [filesystems.removal_action(name) for name in filesystems.outdated_texts()]
+        self._plan.check_parts()
 
     def _read_world(self) -> VolumeWorld:
         defined = {disk.name: disk for _element, disk in volume_disks(self._edit.root)}
@@ -162,14 +198,11 @@ class DomainPlanner:
 
     def _plan_purge(self, disks: tuple[VolumeDisk, ...]) -> None:
         """Plan the removal of files that no disk has any more. Those of undeclared volumes stay without ``purge``."""
-        kept = {disk.layer.path for disk in disks if disk.layer is not None}
-        names = {name for name in self._directory.names() if self._directory.path_of(name) not in kept}
-        replaced = {
-            name for name in names if name.endswith(".iso") and name.split(".")[0] in {one.name for one in disks}
-        }
-        outdated = sorted(names if self._options.purge else replaced)
-        for name in outdated:
-            self._plan.actions.append(self._removal_action(name))
+        kept = {*(disk.layer.path for disk in disks if disk.layer is not None), self._directory.path_of(DIRECTORY)}
+        names = [name for name in self._directory.names() if self._directory.path_of(name) not in kept]
+        # Small media are made from the declaration alone, and can have secrets.
+        outdated = [name for name in names if self._options.purge or name.endswith(".iso")]
+        self._plan.actions += [self._removal_action(name) for name in outdated]
 
     def _removal_action(self, name: str) -> Action:
         path = self._directory.path_of(name)

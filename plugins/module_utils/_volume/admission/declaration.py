@@ -27,6 +27,9 @@ from .names import require_different, require_label
 from .template_rules import admit_templates
 from .volume_rules import admit_volume
 
+#: Upper bound of the threads of a pool: QEMU's disks have no more queues.
+_LARGEST_POOL = 1024
+
 #: Sources of which a domain has at most one, with the names of their options.
 _SINGLE = ((ServiceAccount, "service_account"), (DownwardMetrics, "downward_metrics"))
 

@@ -31,6 +31,9 @@ _SERIAL = re.compile(r"[A-Za-z0-9_.+-]+")
 #: ATA-8, and the limit of QEMU's SCSI disks, which are the disks on USB, too.
 LONGEST_SERIALS = {"virtio": 20, "sata": 20, "scsi": 36, "usb": 36}
 
+#: Upper bound of a boot order: QEMU has a number of 32 bits with a sign.
+HIGHEST_BOOT_ORDER = 2**31 - 1
+
 _PCI_ADDRESS = re.compile(r"[0-9a-fA-F]{4}:[0-9a-fA-F]{2}:[01][0-9a-fA-F]\.[0-7]")
 
 #: Bounds of the sizes of blocks in bytes: the smallest of any disk, and the largest of QEMU.
@@ -147,8 +150,8 @@ DISK_RULES = (
     DiskRule(
         "boot_order",
         "boot_order",
-        lambda disk, facts: disk.spec.boot_order is not None and disk.spec.boot_order < 1,
-        "a number from 1 on is expected",
+        lambda disk, facts: disk.spec.boot_order is not None and not 1 <= disk.spec.boot_order <= HIGHEST_BOOT_ORDER,
+        f"a number from 1 to {HIGHEST_BOOT_ORDER} is expected",
     ),
     DiskRule(
         "serial",

@@ -25,6 +25,8 @@ Reader = Callable[[Problems, str, object], Any]
 #: The result of a reader for data with a problem.
 INVALID: Any = type("Invalid", (), {"__repr__": lambda self: "INVALID"})()
 
+#: Upper bound of the characters of an unknown key that are compared with known keys.
+_LONGEST_KEY = 64
 #: Similarity of an unknown key and the known key that is named instead, from 0 to 1.
 _SIMILARITY = 0.6
 
@@ -67,7 +69,7 @@ def read_fields(problems: Problems, path: str, value: object, shape: Shape) -> d
     a problem is left out. The result is :data:`INVALID` without a required field.
     """
     if not isinstance(value, Mapping):
-        problems.add("type", path, _shown(value), "a dictionary is expected")
+        problems.add("type", path, _type(value), "a dictionary is expected")
         return INVALID  # type: ignore[no-any-return]
     found: dict[str, Any] = {}
     is_complete = True
@@ -104,14 +106,18 @@ def _name_of(problems: Problems, path: str, key: str, value: object, shape: Shap
 
 
 def _nearest(key: str, shape: Shape) -> str:
-    close = difflib.get_close_matches(key, shape.names, 1, _SIMILARITY)
+    close = difflib.get_close_matches(key[:_LONGEST_KEY], shape.names, 1, _SIMILARITY)
     known = ", ".join(shape.fields) or "nothing"
     return f"this key is unknown. The nearest is {close[0]!r}" if close else f"the known keys are {known}"
 
 
 def _shown(value: object) -> object:
     """Return a value for a problem: texts and numbers, and only the type of others, because they can hold secrets."""
-    return value if isinstance(value, (str, int, float)) else f"<{type(value).__name__}>"
+    return value if isinstance(value, (str, int, float)) else _type(value)
+
+
+def _type(value: object) -> str:
+    return f"<{type(value).__name__}>"
 
 
 def record(shape: Shape, create: Callable[..., Any]) -> Reader:
@@ -129,7 +135,7 @@ def items(reader: Reader) -> Reader:
 
     def read(problems: Problems, path: str, value: object) -> Any:
         if not isinstance(value, (list, tuple)):
-            problems.add("type", path, _shown(value), "a list is expected")
+            problems.add("type", path, _type(value), "a list is expected")
             return INVALID
         found = [reader(problems, f"{path}[{place}]", one) for place, one in enumerate(value)]
         return tuple(one for one in found if one is not INVALID)
@@ -142,7 +148,7 @@ def mapping(reader: Reader) -> Reader:
 
     def read(problems: Problems, path: str, value: object) -> Any:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            problems.add("type", path, _shown(value), "a dictionary with texts as keys is expected")
+            problems.add("type", path, _type(value), "a dictionary with texts as keys is expected")
             return INVALID
         found = {key: reader(problems, f"{path}[{key!r}]", one) for key, one in value.items()}
         return {key: one for key, one in found.items() if one is not INVALID}
@@ -160,17 +166,30 @@ def text(problems: Problems, path: str, value: object) -> Any:
 
 def any_text(problems: Problems, path: str, value: object) -> Any:
     """Return a text of any characters."""
-    if isinstance(value, str):
+    if isinstance(value, str) and _is_unicode(value):
         return value
-    problems.add("type", path, _shown(value), "a text is expected")
+    problems.add("type", path, _type(value), "a text is expected")
     return INVALID
 
 
 def secret_text(problems: Problems, path: str, value: object) -> Any:
     """Return the bytes of a text that can be a secret."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape")
+    if isinstance(value, str) and _is_unicode(value):
+        return value.encode()
     problems.add("type", path, WITHHELD, "a text is expected")
+    return INVALID
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether a text has only characters. JSON can have halves of characters (surrogates)."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def secret_line(problems: Problems, path: str, value: object) -> Any:
+    """Return a text as :func:`text` does. The text can be a secret."""
+    if isinstance(value, str) and value and value.isprintable():
+        return value
+    problems.add("type", path, WITHHELD, "a text of one line is expected")
     return INVALID
 
 
@@ -249,6 +268,7 @@ __all__ = [
     "quantity",
     "read_fields",
     "record",
+    "secret_line",
     "secret_text",
     "text",
     "whole_number",

@@ -33,6 +33,7 @@ from .readers import (
     quantity,
     read_fields,
     record,
+    secret_line,
     text,
 )
 
@@ -56,7 +57,7 @@ _ORIGIN = {"url": text, "cert_config_map": optional_text, "secret_ref": optional
 _SOURCES: Mapping[str, Reader] = {
     "http": record(
         Shape(
-            {**_ORIGIN, "extra_headers": items(text)},
+            {**_ORIGIN, "extra_headers": items(secret_line)},
             required=("url",),
             refused={"secretExtraHeaders": "extra_headers has the lines themselves"},
         ),
