@@ -106,8 +106,8 @@ options:
     default: {}
   secrets:
     description:
-      - Secrets by name, with C(string_data) or C(data) in base64 as in Kubernetes, or with a C(directory). Neither
-        results nor logs have their texts.
+      - Secrets by name, with the same keys as O(config_maps). Texts in C(data) aren't in base64, unlike in a manifest of
+        Kubernetes. Neither results nor logs have the texts.
     type: dict
     default: {}
   service_accounts:
