@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from typing import Union
+from typing import TYPE_CHECKING
 
 #: The parts of an expression: texts, numbers, operators and names.
 _TOKEN = re.compile(r"\s*('[^']*'|\"[^\"]*\"|\d+|!=|\.\.|//|[/@\[\]()=*.]|[\w:-]+)")
 
-Node = Union[ET.Element, str]
-Value = Union[list[Node], str, float, bool]
+if TYPE_CHECKING:
+    Node = ET.Element | str
+    Value = list[Node] | str | float | bool
 
 
 def select(root: ET.Element, expression: str) -> Value:

@@ -61,4 +61,4 @@ def test_the_filter_in_ansible(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     found = read_manifest(DOCUMENTS)
     assert json.loads((tmp_path / "found.json").read_text()) == {"options": found.options, "warnings": found.warnings}
-    assert "disks[1].disk.bus: 'ide'" in (tmp_path / "failed").read_text()
+    assert "disks[0].disk.bus: 'ide'" in (tmp_path / "failed").read_text()
