@@ -19,9 +19,10 @@ from typing import Any
 import ansible_process
 import metrics_reader
 import pytest
+import yaml
 from ansible_collections.granary.vmstore.plugins.module_utils._host.metrics.disk import initial_disk
-from ansible_collections.granary.vmstore.plugins.module_utils._host.metrics.document import EMPTY
 from ansible_collections.granary.vmstore.plugins.module_utils._model.metrics import METRICS_DIRECTORY, metrics_file
+from documentation import block
 from lab import Lab
 
 Playbook = Callable[..., int]
@@ -41,7 +42,6 @@ DISK = """
 <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{}'/><target dev='vdz' bus='virtio'/>
 <readonly/><serial>metrics</serial><alias name='ua-metrics'/></disk>
 """
-CHANNEL = "<channel type='unix'><source mode='bind'/><target type='virtio' name='org.github.vhostmd.1'/></channel>"
 
 #: A domain that is paused all the time.
 DOMAIN = """
@@ -74,18 +74,21 @@ def role(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Playbook:
 
     def run(*arguments: str, **variables: object) -> int:
         playbook = tmp_path_factory.mktemp("play") / "play.yml"
-        [play] = json.loads(json.dumps(ROLE_PLAY))
-        playbook.write_text(json.dumps([{**play, "vars": variables}]))
-        command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(lab.inventory)]
-        done = ansible_process.run([*command, *arguments, str(playbook)])
-        assert done.returncode == 0, done.stdout + done.stderr
-        [changes] = set(re.findall(r"^\S+ +: .*changed=(\d+)", done.stdout, re.MULTILINE))
+        [play] = yaml.safe_load(block("roles/downward_metrics/README.md", "granary.vmstore.downward_metrics").text)
+        playbook.write_text(json.dumps([{**play, "hosts": "hosts", "gather_subset": ["min"], "vars": variables}]))
+        output = run_playbook(lab, *arguments, str(playbook))
+        [changes] = set(re.findall(r"^\S+ +: .*changed=(\d+)", output, re.MULTILINE))
         return int(changes)
 
     return run
 
 
-ROLE_PLAY = [{"hosts": "hosts", "gather_subset": ["min"], "roles": ["granary.vmstore.downward_metrics"]}]
+def run_playbook(lab: Lab, *arguments: str) -> str:
+    """Run a playbook, and return the output of Ansible."""
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(lab.inventory), *arguments]
+    done = ansible_process.run(command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +106,7 @@ def ready(lab: Lab, role: Playbook, execute: Execute) -> None:
 
 def create_disk(lab: Lab, host: str, uuid: str) -> None:
     path = shlex.quote(metrics_file(uuid))
-    lab.ssh(host, f"mkdir -p $(dirname {path}) && cat >{path}", stdin=initial_disk(EMPTY + b"\n"))
+    lab.ssh(host, f"mkdir -p $(dirname {path}) && cat >{path}", stdin=initial_disk())
 
 
 def run_reader(lab: Lab, machine: str, *words: str) -> Any:
@@ -116,20 +119,17 @@ def values(rows: list[list[str]]) -> dict[tuple[str, str], str]:
 
 @pytest.fixture(scope="module")
 def guest(lab: Lab, ready: None, execute: Execute) -> str:
-    """Start the guest with a disk and a port, and return its name."""
-    uuid = execute("fresh", "virsh", "domuuid", "reader").strip()
-    create_disk(lab, "fresh", uuid)
-    for device in (DISK.format(metrics_file(uuid)), CHANNEL):
-        execute("fresh", "virsh", "attach-device", "--config", "reader", "/dev/stdin", stdin=device)
+    """Start the guest with a disk and a port, as in the README of the role, and return its name."""
+    commands = block("roles/downward_metrics/README.md", "Devices of a virtual machine").text
+    execute("fresh", "sh", "-eu", stdin=commands.replace("web1", "reader"))
     lab.guest("reader").start()
     lab.guest("reader").wait_ready()
     return "reader"
 
 
 def disk_of(lab: Lab, guest: str) -> str:
-    """Return the name of the guest's disk for metrics."""
-    found = lab.ssh(guest, "grep -l '^metrics$' /sys/block/*/serial").strip()
-    return f"/dev/{found.split('/')[3]}"
+    """Return the name of the guest's disk for metrics, which has 512 sectors."""
+    return f"/dev/{lab.ssh(guest, 'grep -lx 512 /sys/block/*/size').split('/')[3]}"
 
 
 def test_the_service_runs_without_more_rights_than_it_needs(execute: Execute, ready: None) -> None:
@@ -197,7 +197,18 @@ def test_the_host_has_another_name_for_guests(lab: Lab, guest: str, role: Playbo
     # The service that was restarted writes all further metrics.
     time = values(run_reader(lab, "fresh", "disk", path))["host", "Time"]
     assert values(run_reader(lab, "fresh", "newer", path, time))["host", "HostName"] == name
-    assert role() == 1
+
+
+def test_a_site_removes_the_service(lab: Lab, ready: None, tmp_path: Path) -> None:
+    """In check mode, so that the host gets nothing else of a site."""
+    group = {"hosts": {"fresh": None}}
+    variables = {"vmstore_downward_metrics": False, "vmstore_cluster_ssh": False}
+    children = {"vmstore_frontend": group, "vmstore_hypervisors": group}
+    (tmp_path / "site.yml").write_text(json.dumps({"all": {"vars": variables, "children": children}}))
+    output = run_playbook(lab, "-i", str(tmp_path / "site.yml"), "--check", "granary.vmstore.site")
+    tasks = output.split("TASK [granary.vmstore.downward_metrics : ")[1:]
+    [task] = [task for task in tasks if task.startswith("Stop the service]")]
+    assert "changed: [fresh]" in task
 
 
 def test_the_way_back(lab: Lab, ready: None, role: Playbook, execute: Execute) -> None:

@@ -16,6 +16,7 @@ import struct
 
 from ..._core.directory import open_directory_at, open_file_at
 from ..._model.metrics import METRICS_NAME
+from .document import EMPTY
 
 #: Size of the disk in bytes.
 SIZE = 262144
@@ -33,8 +34,9 @@ def checksum(document: bytes) -> int:
     return sum(document)
 
 
-def initial_disk(document: bytes) -> bytes:
-    """Return the content of a whole disk, for the file that a domain starts with."""
+def initial_disk() -> bytes:
+    """Return the content of a whole disk without metrics, for the file that a domain starts with."""
+    document = EMPTY + b"\n"
     return (HEADER.pack(SIGNATURE, False, checksum(document), len(document)) + document).ljust(SIZE, b"\0")
 
 

@@ -5,7 +5,8 @@
 """The devices by which a guest reads metrics: a disk, and a port of virtio-serial.
 
 The convention by which they are recognized in the XML of a domain: the disk has the file of :func:`metrics_file`, and
-the port has the name :data:`PORT`. So a copy of a domain, which has another UUID, never gets the metrics of the first.
+the port has the name :data:`.metrics_channel.PORT`. So a copy of a domain, which has another UUID, never gets the
+metrics of the first.
 """
 
 from __future__ import annotations
@@ -15,9 +16,7 @@ import xml.etree.ElementTree as ET
 from ..._core.records import dataclass
 from ..._model.metrics import METRICS_DIRECTORY, metrics_file
 from ..domain_xml import attribute
-
-#: Name of the port. In the guest, the port is /dev/virtio-ports/org.github.vhostmd.1.
-PORT = "org.github.vhostmd.1"
+from .metrics_channel import PORT
 
 
 @dataclass(frozen=True)
@@ -54,4 +53,4 @@ def find_metrics_devices(root: ET.Element, directory: str = METRICS_DIRECTORY) -
     return MetricsDevices(has_disk, path) if has_disk or path else None
 
 
-__all__ = ["PORT", "MetricsDevices", "find_metrics_devices"]
+__all__ = ["MetricsDevices", "find_metrics_devices"]

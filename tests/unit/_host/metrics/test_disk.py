@@ -18,7 +18,6 @@ from ansible_collections.granary.vmstore.plugins.module_utils._host.metrics.disk
     open_disk,
     update_disk,
 )
-from ansible_collections.granary.vmstore.plugins.module_utils._host.metrics.document import EMPTY
 from metrics_reader import parse_disk, read_disk
 from refusal import refused
 
@@ -30,7 +29,7 @@ def file(tmp_path: Path) -> Path:
     """Create the file of a domain."""
     (tmp_path / UUID).mkdir()
     path = tmp_path / UUID / "vhostmd0"
-    path.write_bytes(initial_disk(EMPTY + b"\n"))
+    path.write_bytes(initial_disk())
     return path
 
 

@@ -27,7 +27,7 @@ def disks(tmp_path: Path, log: list[str]) -> MetricsDisks:
     for domain in (FIRST, SECOND):
         path = Path(metrics_file(domain.uuid, str(tmp_path)))
         path.parent.mkdir()
-        path.write_bytes(initial_disk(b""))
+        path.write_bytes(initial_disk())
     return MetricsDisks(str(tmp_path), log.append)
 
 
@@ -54,9 +54,9 @@ def test_the_file_of_a_running_domain_stays_the_same(disks: MetricsDisks, tmp_pa
     path = Path(metrics_file(FIRST.uuid, str(tmp_path)))
     disks.keep([FIRST])
     path.rename(tmp_path / "older")
-    path.write_bytes(initial_disk(b"new"))
+    path.write_bytes(initial_disk())
     disks.update(FIRST, b"1")
-    assert (read(tmp_path, FIRST), read_disk(str(tmp_path / "older"))) == (b"new", b"1")
+    assert (read(tmp_path, FIRST), read_disk(str(tmp_path / "older"))) == (b"<metrics></metrics>\n", b"1")
     again = RunningDomain(FIRST.uuid, FIRST.id + 1)
     disks.keep([again])
     disks.update(again, b"2")

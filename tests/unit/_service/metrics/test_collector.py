@@ -66,7 +66,7 @@ class Server:
 def file(tmp_path: Path) -> Path:
     path = Path(metrics_file(BOTH.uuid, str(tmp_path)))
     path.parent.mkdir()
-    path.write_bytes(initial_disk(b""))
+    path.write_bytes(initial_disk())
     return path
 
 
