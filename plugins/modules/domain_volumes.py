@@ -179,7 +179,7 @@ options:
   cache:
     description: The cache of container disks, see M(granary.vmstore.container_disk_cache).
     type: path
-    default: /var/lib/vmstore/container-disks
+    default: /var/lib/libvirt/granary-vmstore/container-disks
   insecure:
     description: Whether registries are read by plain HTTP. Registries on loopback addresses always are.
     type: bool

@@ -15,7 +15,6 @@ from ..._core.errors import Conflict, InvalidInput, NotFound, os_errors
 from ..._core.plan import Action
 from ..._core.records import dataclass, field
 from ..._host.metrics.disk import initial_disk
-from ..._host.metrics.document import UNAVAILABLE
 from ..._image.iso_image import IsoLabels, iso_bytes, read_files, read_labels
 from ..._image.volume_files import VolumeDirectory, create_raw
 from ..._libvirt.devices.volume_disk import DiskLayer, VolumeDisk
@@ -261,7 +260,7 @@ class SourcePlanner:
         facts = VolumeFacts(DiskLayer(path), has_direct_io=have_direct_io(path))
         if METRICS_NAME in directory.names():
             return Source(facts)
-        make = functools.partial(directory.write, METRICS_NAME, initial_disk(UNAVAILABLE))
+        make = functools.partial(directory.write, METRICS_NAME, initial_disk())
         return Source(facts, actions=[_creation("create metrics disk", path, {}, make, directory, METRICS_NAME)])
 
     def _medium(self, disk: ConnectedDisk, _path: str, source: object) -> Source:

@@ -132,9 +132,9 @@ class DomainPlanner:
         self._record = read_record(self._edit.root)
         self._facts = self._read_facts()
         self._spec = accept_declaration(self._options.declaration, self._facts)
-        self._directory = VolumeDirectory(
-            os.path.join(self._options.directory, domain.uuid), read_qemu_ids(self._hypervisor)
-        )
+        owner = read_qemu_ids(self._hypervisor)
+        self._directory = VolumeDirectory(os.path.join(self._options.directory, domain.uuid), owner)
+        self._metrics = VolumeDirectory(os.path.dirname(metrics_file(domain.uuid)), owner)
 
     def _read_facts(self) -> DomainFacts:
         declared = {
@@ -238,7 +238,7 @@ class DomainPlanner:
             writers=DiskWriters(self._hypervisor, self._domain.name),
             container_disks=container_disks,
             templates={one.name: one for one in self._spec.data_volume_templates},
-            metrics=VolumeDirectory(os.path.dirname(metrics_file(self._domain.uuid)), self._directory.owner),
+            metrics=self._metrics,
         )
 
     def _plan_growth(self, disks: tuple[VolumeDisk, ...], sources: Mapping[str, Source]) -> None:
@@ -260,16 +260,19 @@ class DomainPlanner:
         names = [name for name in self._directory.names() if self._directory.path_of(name) not in kept]
         # Small media are made from the declaration alone, and can have secrets.
         outdated = [name for name in names if self._options.purge or name.endswith(".iso")]
-        self._plan.actions += [self._removal_action(name) for name in outdated]
+        self._plan.actions += [self._removal_action(self._directory, name) for name in outdated]
+        metrics = self._metrics
+        unread = [name for name in metrics.names() if metrics.path_of(name) not in kept]
+        self._plan.actions += [self._removal_action(metrics, name) for name in unread]
 
-    def _removal_action(self, name: str) -> Action:
-        path = self._directory.path_of(name)
+    def _removal_action(self, directory: VolumeDirectory, name: str) -> Action:
+        path = directory.path_of(name)
 
         def remove() -> str | None:
             if path in _disk_paths(parse(self._domain.running_xml() or "<domain><devices/></domain>")):
                 return "the running domain still has the file"
-            self._directory.remove([name])
-            self._directory.remove_if_empty()
+            directory.remove([name])
+            directory.remove_if_empty()
             return None
 
         return Action("remove file", path, {"exists": True}, None, finish=remove)
