@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 #: The parts of an expression: texts, numbers, operators and names.
 _TOKEN = re.compile(r"\s*('[^']*'|\"[^\"]*\"|\d+|!=|\.\.|//|[/@\[\]()=*.]|[\w:-]+)")
 
-Node = ET.Element | str
-Value = list[Node] | str | float | bool
+if TYPE_CHECKING:
+    Node = ET.Element | str
+    Value = list[Node] | str | float | bool
 
 
 def select(root: ET.Element, expression: str) -> Value:
@@ -179,7 +181,7 @@ def _children(node: Node, token: str, is_deep: bool) -> Iterator[Node]:
         if token.startswith("@"):
             yield from one.attrib.values() if token == "@*" else [one.get(token[1:], "")] * (token[1:] in one.attrib)
         elif token == "text()":
-            yield from [one.text] * bool(one.text)
+            yield from [one.text] if one.text else []
         elif token == ".":
             yield one
         else:

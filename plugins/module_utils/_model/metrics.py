@@ -13,7 +13,7 @@ import os
 from .._core.records import dataclass
 
 #: Directory of the files, with one directory for each domain.
-METRICS_DIRECTORY = "/var/lib/granary-vmstore/downward-metrics"
+METRICS_DIRECTORY = "/var/lib/libvirt/granary-vmstore/downward-metrics"
 
 #: Name of the file in the directory of a domain.
 METRICS_NAME = "vhostmd0"

@@ -405,7 +405,7 @@ THREADS = [
 def test_threads(policy: str | None, cpus: int, dedicated: int, others: int, count: int, threads: list[int]) -> None:
     names = [f"d{place}" for place in range(dedicated + others)]
     disks = [disk(name, dedicatedIOThread=place < dedicated) for place, name in enumerate(names)]
-    expected = [[at(name, "driver/@iothread"), str(thread)] for name, thread in zip(names, threads, strict=True)]
+    expected = [[at(name, "driver/@iothread"), str(threads[place])] for place, name in enumerate(names)]
     found = case(
         disks,
         [{**EMPTY, "name": name} for name in names],

@@ -1,27 +1,19 @@
 # Copyright (c) 2026, the granary.vmstore developers
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Manifests of KubeVirt as options, in the engine and by the filter in Ansible."""
+"""Manifests of KubeVirt as options, in the engine. tests/unit/_face/test_vmi_volumes.py runs the filter."""
 
 from __future__ import annotations
 
 import base64
 import copy
-import json
-import re
-import sys
-from pathlib import Path
 from typing import Any
 
-import ansible_process
 import pytest
-import yaml
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidDeclaration, InvalidInput
 from ansible_collections.granary.vmstore.plugins.module_utils._volume.admission.declaration import accept_declaration
 from ansible_collections.granary.vmstore.plugins.module_utils._volume.facts import DomainFacts
 from ansible_collections.granary.vmstore.plugins.module_utils._volume.manifest import read_manifest
 from refusal import refused
-
-FILTER = Path(__file__).resolve().parents[3] / "plugins" / "filter" / "vmi_volumes.py"
 
 DISKS = [
     {"name": "root", "disk": {"bus": "virtio"}, "bootOrder": 1, "changedBlockTracking": True},
@@ -164,34 +156,3 @@ def test_what_the_module_cannot_read_is_refused(devices: Any, volumes: Any, rule
 )
 def test_a_manifest_without_volumes(machine: dict[str, Any]) -> None:
     assert read_manifest([{"kind": "VirtualMachine", **machine}]).options == {}
-
-
-def test_the_filter_in_ansible(tmp_path: Path) -> None:
-    """The examples of its documentation run, and a wrong manifest is an error of the task."""
-    text = yaml.safe_dump_all([MACHINE, *OBJECTS, None], sort_keys=False)
-    (tmp_path / "vm.yaml").write_text(text)
-    (tmp_path / "wrong.yaml").write_text(text.replace("bus: scsi", "bus: ide"))
-    block = re.search(r'^EXAMPLES = r"""\n(.*?)^"""', FILTER.read_text(), re.DOTALL | re.MULTILINE)
-    assert block is not None
-    tasks = yaml.safe_load(block[1])
-    save = {"ansible.builtin.copy": {"content": "{{ converted | to_json }}", "dest": f"{tmp_path}/found.json"}}
-    wrong = {
-        "ansible.builtin.set_fact": {"x": tasks[0]["ansible.builtin.set_fact"]["converted"].replace("vm.", "wrong.")},
-        "ignore_errors": True,
-        "register": "failed",
-    }
-    keep = {"ansible.builtin.copy": {"content": "{{ failed.msg }}", "dest": f"{tmp_path}/failed"}}
-    single = {
-        "ansible.builtin.assert": {
-            "that": ["({'kind': 'VirtualMachineInstance'} | granary.vmstore.vmi_volumes).options == {}"]
-        }
-    }
-    play = [{"hosts": "localhost", "gather_facts": False, "tasks": [*tasks, save, wrong, keep, single]}]
-    (tmp_path / "play.json").write_text(json.dumps(play))
-    command = [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "-c", "local"]
-    extra = ["-e", f"ansible_python_interpreter={sys.executable}"]
-    done = ansible_process.run([*command, *extra, tmp_path / "play.json"])
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = read_manifest([MACHINE, *OBJECTS])
-    assert json.loads((tmp_path / "found.json").read_text()) == {"options": found.options, "warnings": found.warnings}
-    assert "disks[1].disk.bus: 'ide'" in (tmp_path / "failed").read_text()

@@ -14,7 +14,7 @@ import re
 import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from ..._core.errors import InvalidInput, TransferFailed
 from ..._core.records import dataclass, field
@@ -117,7 +117,7 @@ class Authorization(Mapping[str, str]):
         query = {"service": challenge.get("service", ""), "scope": f"repository:{self._repository}:pull"}
         if self.credentials is not None:
             query["account"] = self.credentials.username
-        url = f"{realm}{'&' if urlsplit(realm).query else '?'}{urlencode(query)}"
+        url = f"{realm}{'&' if '?' in realm else '?'}{urlencode(query)}"
         schemes = ("https",) if self._url.startswith("https:") else ("http", "https")
         try:
             is_usable = Source(url).scheme in schemes and "@" not in realm and "#" not in realm
@@ -142,7 +142,7 @@ class Authorization(Mapping[str, str]):
         data = parse_json(response.content, source.redacted)
         data = data if isinstance(data, Mapping) else {}
         token = data.get("token") or data.get("access_token")
-        if not isinstance(token, str) or re.fullmatch("[!-~]+", token[: _LONGEST_TOKEN + 1]) is None:
+        if not isinstance(token, str) or re.fullmatch("[!-~]+", token) is None or len(token) > _LONGEST_TOKEN:
             raise TransferFailed(f"Could not get a token from {source.redacted}: its response has none.")
         seconds = data.get("expires_in")
         lifetime = min(seconds, _LONGEST_LIFETIME) if isinstance(seconds, int) and seconds > 0 else _LIFETIME

@@ -117,9 +117,7 @@ def parse_reference(text: str, option: str = "image") -> RegistryImage | LocalIm
         if tag and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_./:@-]{0,255}", tag):
             raise InvalidInput(option, text, "a name of letters, digits and ._-/:@ is expected behind the path")
         return LocalImage(transport, absolute(option, path), tag)
-    if text.startswith("docker://"):
-        text = rest[len("//") :]
-    found = _parse_name(text)
+    found = _parse_name(text.removeprefix("docker://"))
     if found is None:
         raise InvalidInput(option, text, _ACCEPTED)
     return found

@@ -48,10 +48,10 @@ def fetch_document(source: Source, headers: Mapping[str, str], *, most: int, met
             content = b"".join(_read(response, most)) if method == "GET" else b""
             return Document(response.status, _read_headers(response), content)
     except HTTPError as error:
-        with error:
-            if 400 <= error.code <= 499:
-                return Document(error.code, _read_headers(error))
-            raise transfer_failure(source, describe_error(error, TIMEOUT)) from error
+        why = describe_error(error, TIMEOUT)  # this closes the connection
+        if 400 <= error.code <= 499:
+            return Document(error.code, _read_headers(error))
+        raise transfer_failure(source, why) from error
     except Refused as error:
         raise transfer_failure(source, str(error)) from error
     except (OSError, HTTPException, ValueError) as error:

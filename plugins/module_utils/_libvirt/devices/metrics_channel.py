@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
-from ..domain_xml import attribute, devices, set_attribute
+from ..domain_xml import attribute, devices
 from .alias import name_of, set_name
 
 #: The name of the port in the guest. The file is ``/dev/virtio-ports/org.github.vhostmd.1``.
@@ -25,10 +25,10 @@ def find_metrics_channel(root: ET.Element) -> ET.Element | None:
 
 
 def create_metrics_channel(socket: str | None = None) -> ET.Element:
-    """Return a new channel for which QEMU listens at the path ``socket``. libvirt chooses a path otherwise."""
+    """Return a new channel for which QEMU listens at the path ``socket``. libvirt chooses the path by default."""
     channel = ET.Element("channel", {"type": "unix"})
-    source = ET.SubElement(channel, "source", {"mode": "bind"})
-    set_attribute(source, "path", socket)
+    if socket is not None:  # libvirt would drop an element without a path
+        ET.SubElement(channel, "source", {"mode": "bind", "path": socket})
     ET.SubElement(channel, "target", {"type": "virtio", "name": PORT})
     set_name(channel, _NAME)
     return channel

@@ -11,32 +11,46 @@ is written together with the devices.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable
 
+from ..._core.records import dataclass
 from ..domain_xml import obtain_child
 
 #: The namespace of the record. libvirt keeps one element of each namespace.
 NAMESPACE = "urn:granary:vmstore:volumes:1"
-_RECORD, _VOLUME = "granary:volumes", "granary:volume"
+_RECORD = "granary:volumes"
+_TAGS = ("granary:volume", "granary:data_volume")
 
 
-def read_recorded_names(root: ET.Element) -> frozenset[str]:
-    """Return the names of the volumes in the record."""
-    return frozenset(one.get("name") or "" for one in root.findall("metadata/*/*") if one.tag == _VOLUME)
+@dataclass(frozen=True)
+class VolumeRecord:
+    """The record of a run.
+
+    :arg names: the names of the disks and filesystems.
+    :arg data_volumes: the names of the images that go with the domain.
+    """
+
+    names: frozenset[str] = frozenset()
+    data_volumes: frozenset[str] = frozenset()
 
 
-def record_names(root: ET.Element, names: Iterable[str]) -> None:
-    """Replace the record. Without names, there is no record."""
-    wanted = sorted(names)
-    if wanted == sorted(read_recorded_names(root)):
+def read_record(root: ET.Element) -> VolumeRecord:
+    """Return the record in a definition; an empty one without a record."""
+    found = root.findall("metadata/*/*")
+    return VolumeRecord(*(frozenset(one.get("name") or "" for one in found if one.tag == tag) for tag in _TAGS))
+
+
+def write_record(root: ET.Element, record: VolumeRecord) -> None:
+    """Replace the record. An empty record is left out."""
+    if record == read_record(root):
         return
     metadata = obtain_child(root, "metadata")
     metadata[:] = [child for child in metadata if child.tag != _RECORD]
-    if wanted:
-        record = ET.SubElement(metadata, _RECORD, {"xmlns:granary": NAMESPACE})
-        record[:] = [ET.Element(_VOLUME, {"name": name}) for name in wanted]
+    if record != VolumeRecord():
+        element = ET.SubElement(metadata, _RECORD, {"xmlns:granary": NAMESPACE})
+        for tag, names in zip(_TAGS, (record.names, record.data_volumes)):
+            element.extend(ET.Element(tag, {"name": name}) for name in sorted(names))
     if not len(metadata):
         root.remove(metadata)
 
 
-__all__ = ["NAMESPACE", "read_recorded_names", "record_names"]
+__all__ = ["NAMESPACE", "VolumeRecord", "read_record", "write_record"]

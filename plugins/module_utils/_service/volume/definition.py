@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from ..._core.plan import Action
 from ..._libvirt.devices.alias import name_of
 from ..._libvirt.devices.io_threads import count_io_threads, set_io_threads
@@ -20,7 +18,7 @@ from ..._libvirt.devices.volume_disk import (
     volume_disks,
     write_volume_disk,
 )
-from ..._libvirt.devices.volume_record import read_recorded_names, record_names
+from ..._libvirt.devices.volume_record import VolumeRecord, read_record, write_record
 from ..._libvirt.domain_xml import devices as devices_of
 from ..._libvirt.edit import DefinitionEdit
 from ..._volume.conversion import DomainDevices
@@ -31,14 +29,14 @@ _PLACE = {"target", "bus", "device", "scsi_address"}
 
 
 def edit_definition(
-    edit: DefinitionEdit, devices: DomainDevices, filesystems: Collection[str], *, scsi_controller: int
+    edit: DefinitionEdit, devices: DomainDevices, record: VolumeRecord, *, scsi_controller: int
 ) -> None:
     """Give the definition exactly the devices of a declaration.
 
-    :arg filesystems: the names of the filesystems, which are devices of another service.
+    :arg record: the new record. It has the filesystems, too, which are devices of another service.
     :arg scsi_controller: the index of the controller for disks on SCSI.
     """
-    recorded = read_recorded_names(edit.root)
+    recorded = read_record(edit.root).names
     wanted = {disk.name: disk for disk in devices.disks}
     for element, disk in list(volume_disks(edit.root)):
         if disk.name in recorded and disk.name not in wanted:
@@ -51,7 +49,7 @@ def edit_definition(
     if threads.count and (threads.pins or count_io_threads(edit.root) != threads.count):
         set_io_threads(edit.root, threads.count, threads.pins)
     _edit_channel(edit, is_wanted=devices.has_metrics_port)
-    record_names(edit.root, [*wanted, *filesystems])
+    write_record(edit.root, record)
 
 
 def _edit_disk(edit: DefinitionEdit, disk: VolumeDisk) -> None:

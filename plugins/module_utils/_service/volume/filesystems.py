@@ -77,16 +77,14 @@ class DomainFilesystems:
         )
         return {pwd.getpwnam(user).pw_uid, host_id(maps[0], 0) or 0} if maps[0] else {0}
 
-    def outdated_texts(self) -> list[str]:
-        """Return the names of directories with texts that no filesystem has any more."""
+    def plan_cleanup(self) -> RestartPlan:
+        """Return the plan that removes directories with texts that no filesystem has any more."""
         kept = {filesystem.name for filesystem in self.spec.filesystems if self._texts_of(filesystem) is not None}
-        try:
-            return sorted(set(os.listdir(os.path.join(self.directory, DIRECTORY))) - kept)
-        except FileNotFoundError:
-            return []
+        around = os.path.join(self.directory, DIRECTORY)
+        names = sorted(set(os.listdir(around)) - kept) if os.path.isdir(around) else []
+        return RestartPlan(actions=[self._removal_action(name) for name in names])
 
-    def removal_action(self, name: str) -> Action:
-        """Return the action that removes a directory with texts."""
+    def _removal_action(self, name: str) -> Action:
         directory = TextDirectory(self._text_path(name))
         return Action("remove files", directory.path, {"exists": True}, None, finish=lambda: directory.remove())
 

@@ -13,13 +13,15 @@ from typing import Any
 from ..._core.arguments import ArgumentSpec
 from ..._core.paths import absolute
 from ..._core.records import dataclass, field
+from ..._image.container.store import DIRECTORY as CACHE
 from ..._libvirt.connection import DEFAULT_URI, check_local
 from ..._model.names import check_domain
 from ..catalog import CATALOG_OPTIONS
 from ..domain_restart import RESTART_OPTIONS, check_timeout
+from .container_disks import PullOptions
 
 #: The directory with the files of volumes, one directory a domain. QEMU can reach what is in it.
-DEFAULT_DIRECTORY = "/var/lib/libvirt/granary-vmstore"
+DEFAULT_DIRECTORY = "/var/lib/libvirt/granary-vmstore/volumes"
 
 _LIST = {"type": "list", "elements": "dict", "default": []}
 _MAPPING = {"type": "dict", "default": {}}
@@ -51,6 +53,9 @@ DOMAIN_VOLUMES_SPEC = (
             "domain": {"type": "str", "required": True},
             **DECLARATION_OPTIONS,
             "claims": {"type": "list", "elements": "dict"},
+            "insecure": {"type": "bool", "default": False},
+            "ca_path": {"type": "path"},
+            "cache": {"type": "path", "default": CACHE},
             "purge": {"type": "bool", "default": False},
             "directory": {"type": "path", "default": DEFAULT_DIRECTORY},
             "uri": {"type": "str", "default": DEFAULT_URI},
@@ -69,6 +74,8 @@ class VolumesOptions:
     :arg claims: images that the caller knows; ``None`` to find them in the catalog.
     :arg purge: whether files of volumes that aren't declared any more are removed.
     :arg directory: the directory with the files of volumes.
+    :arg pull: the options for registries.
+    :arg cache: the directory with the disks of container images.
     """
 
     domain: str
@@ -76,6 +83,8 @@ class VolumesOptions:
     claims: list[Mapping[str, Any]] | None
     purge: bool
     directory: str
+    pull: PullOptions
+    cache: str
     uri: str
     catalog: str
     restart: str
@@ -95,6 +104,8 @@ def parse_options(options: Mapping[str, Any]) -> VolumesOptions:
         claims=options["claims"],
         purge=options["purge"],
         directory=absolute("directory", os.fspath(options["directory"])),
+        pull=PullOptions(options["insecure"], options["ca_path"]),
+        cache=absolute("cache", options["cache"]),
         uri=check_local(options["uri"]),
         catalog=absolute("catalog", options["catalog"]),
         restart=options["restart"],

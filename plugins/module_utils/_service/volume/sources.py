@@ -14,10 +14,12 @@ from typing import Any
 from ..._core.errors import Conflict, InvalidInput, NotFound, os_errors
 from ..._core.plan import Action
 from ..._core.records import dataclass, field
+from ..._host.metrics.disk import initial_disk
 from ..._image.iso_image import IsoLabels, iso_bytes, read_files, read_labels
 from ..._image.volume_files import VolumeDirectory, create_raw
 from ..._libvirt.devices.volume_disk import DiskLayer, VolumeDisk
 from ..._model.domain_volumes import DataVolumeTemplate
+from ..._model.metrics import METRICS_NAME
 from ..._model.volume_sources import (
     DISK,
     ContainerDisk,
@@ -67,10 +69,10 @@ class VolumeWorld:
     :arg defined: the disks of the definition, by name.
     :arg files_in_use: the paths of all disks of the definition and of the running domain.
     :arg files: the files of volumes with texts.
-    :arg container_disks: the base of each container disk, by the name of the volume. A disk that isn't pulled yet is
-        missing.
+    :arg container_disks: the base of a container disk, by the name of the volume. It is missing for an overlay that
+        stays, and in check mode for an image that isn't pulled yet.
     :arg templates: the data volumes of the declaration, by name.
-    :arg metrics_file: the path of the disk with metrics.
+    :arg metrics: the directory for the disk with metrics of the domain.
     """
 
     directory: VolumeDirectory
@@ -82,7 +84,7 @@ class VolumeWorld:
     writers: DiskWriters
     container_disks: Mapping[str, LayerState]
     templates: Mapping[str, DataVolumeTemplate]
-    metrics_file: str
+    metrics: VolumeDirectory
 
 
 class SourcePlanner:
@@ -146,15 +148,29 @@ class SourcePlanner:
         writers = self._world.writers.of(claim.path, is_shareable=False)
         if writers:
             raise Conflict(f"{path}: other domains write to the image {claim.name!r}: {', '.join(writers)}.")
-        return self._overlay(disk.name, base, base.size, is_kept=False)
+        return self._overlay(disk.name, base, base.size)
 
     def _container_disk(self, disk: ConnectedDisk, path: str, source: ContainerDisk) -> Source:
         base = self._world.container_disks.get(disk.name)
-        if base is None:  # only in check mode: the disk isn't pulled yet
-            return self._new_overlay(disk.name)
+        if base is None:
+            return self._existing_overlay(disk.name, source.capacity) or self._new_overlay(disk.name)
         if source.capacity is not None and source.capacity < base.size:
             raise InvalidInput(f"{path}.capacity", source.capacity, f"{base.size} bytes or more are expected")
-        return self._overlay(disk.name, base, source.capacity or base.size, is_kept=source.persistent)
+        return self._overlay(disk.name, base, source.capacity or base.size)
+
+    def _existing_overlay(self, name: str, capacity: int | None) -> Source | None:
+        """Return an overlay that stays, because the domain runs or the overlay is persistent; ``None`` without one."""
+        file = f"{name}.qcow2"
+        path, found = self._world.directory.path_of(file), self._world.directory.overlay(file)
+        if found is None or found.backing is None:
+            return None
+        defined = self._world.defined.get(name)
+        facts = VolumeFacts(
+            layer=DiskLayer(path, False, "qcow2"),
+            backing=None if defined is None else defined.backing,
+            has_direct_io=have_direct_io(path, found.backing),
+        )
+        return Source(facts, found.size, capacity or 0)
 
     def _new_overlay(self, name: str) -> Source:
         path = self._world.directory.path_of(f"{name}.qcow2")
@@ -163,8 +179,8 @@ class SourcePlanner:
             VolumeFacts(DiskLayer(path, False, "qcow2"), has_direct_io=have_direct_io(path)), actions=[action]
         )
 
-    def _overlay(self, name: str, base: LayerState, size: int, *, is_kept: bool) -> Source:
-        """Plan an overlay on ``base``. Without ``is_kept``, the guest's data is discarded while the domain is off."""
+    def _overlay(self, name: str, base: LayerState, size: int) -> Source:
+        """Plan an overlay on ``base``. The guest's data is discarded while the domain is off."""
         directory, file = self._world.directory, f"{name}.qcow2"
         path, found = directory.path_of(file), directory.overlay(file)
         facts = VolumeFacts(
@@ -178,14 +194,7 @@ class SourcePlanner:
         if found is None:
             return Source(facts, actions=[_creation("create overlay", path, after, make, directory, file)])
         before = {"backing_file": found.backing, "size": found.size}
-        if self._world.is_running or (is_kept and found.backing == base.layer.path):
-            return Source(facts, found.size, size if is_kept else 0)
-        if is_kept:
-            raise Conflict(
-                f"{path} keeps the guest's data on {found.backing}, and the image of the volume {name!r} has another "
-                "disk now; name the old image by its digest, or remove the volume with 'purge'."
-            )
-        if found.has_data or before != after:
+        if not self._world.is_running and (found.has_data or before != after):
             return Source(facts, actions=[Action("discard ephemeral data", path, before, after, make)])
         return Source(facts)
 
@@ -246,9 +255,13 @@ class SourcePlanner:
         return Source(facts, actions=[action], warnings=warnings)
 
     def _metrics(self, _disk: ConnectedDisk, _path: str, _source: DownwardMetrics) -> Source:
-        path = self._world.metrics_file
+        """Plan the disk that the program of the role ``downward_metrics`` fills with metrics."""
+        directory, path = self._world.metrics, self._world.metrics.path_of(METRICS_NAME)
         facts = VolumeFacts(DiskLayer(path), has_direct_io=have_direct_io(path))
-        return Source(facts)
+        if METRICS_NAME in directory.names():
+            return Source(facts)
+        make = functools.partial(directory.write, METRICS_NAME, initial_disk())
+        return Source(facts, actions=[_creation("create metrics disk", path, {}, make, directory, METRICS_NAME)])
 
     def _medium(self, disk: ConnectedDisk, _path: str, source: object) -> Source:
         """Plan a small ISO 9660 disk with texts. A changed disk gets another name, so that a running domain keeps the

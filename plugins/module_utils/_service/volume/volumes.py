@@ -11,19 +11,22 @@ import functools
 import os
 import socket
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..._core.errors import UnsupportedAction
+from ..._core.errors import DependencyMissing, UnsupportedAction
 from ..._core.plan import Action, Plan
+from ..._image.container.cache import ContainerDiskCache
+from ..._image.container.store import DiskStore
 from ..._image.volume_files import VolumeDirectory, grow_file
 from ..._libvirt.connection import Domain, Hypervisor
 from ..._libvirt.devices.filesystem import tags
 from ..._libvirt.devices.volume_disk import VolumeDisk, volume_disks
-from ..._libvirt.devices.volume_record import read_recorded_names
+from ..._libvirt.devices.volume_record import VolumeRecord, read_record
 from ..._libvirt.domain_xml import attribute, devices, parse
 from ..._libvirt.edit import SAVED_STATE, DefinitionEdit
 from ..._libvirt.qemu_user import read_qemu_ids
+from ..._model.metrics import metrics_file
 from ..._volume.admission.declaration import accept_declaration
 from ..._volume.connection import connect_disks
 from ..._volume.conversion import convert
@@ -33,13 +36,17 @@ from ..domain_restart import finish, read_restart
 from ..host_lock import libvirt_lock
 from ..service import Service
 from .claims import Claims
+from .container_disks import ContainerDisks
+from .data_volumes import DataVolumes
 from .definition import definition_action, edit_definition
 from .domain_facts import read_domain_facts
 from .filesystems import DIRECTORY, DomainFilesystems
+from .layers import LayerState
 from .options import parse_options
 from .plan import VolumesPlan
 from .running import RunningVolumes, plan_growth
 from .sources import Source, SourcePlanner, VolumeWorld
+from .texts import read_keyed_data
 from .writers import DiskWriters
 
 
@@ -57,6 +64,23 @@ class DomainVolumesService(Service):
         return libvirt_lock()
 
     def plan(self) -> VolumesPlan:
+        plan, planner = self._begin()
+        bases, pulls = planner.container_disks(self.log).look()
+        volumes = planner.data_volumes(self.log)
+        before = [*pulls, *volumes.look()]
+        try:
+            planner.plan_all(bases)
+        except DependencyMissing as error:
+            if not before:
+                raise
+            self.report_missing(plan, error)
+        plan.actions = [*before, *plan.actions]
+        if self.options.purge:
+            plan.actions += volumes.remove_outdated(is_dry_run=True)
+        return plan
+
+    def _begin(self) -> tuple[VolumesPlan, DomainPlanner]:
+        """Return an empty plan and its planner, which has checked the declaration."""
         domain = self._hypervisor.domain(self.options.domain)
         if not domain.is_persistent:
             raise UnsupportedAction(
@@ -64,8 +88,7 @@ class DomainVolumesService(Service):
             )
         plan = VolumesPlan()
         plan.restart = read_restart(domain, self.options.restart, self.options.restart_timeout)
-        DomainPlanner(self, plan, domain).plan_all()
-        return plan
+        return plan, DomainPlanner(self, plan, domain)
 
     def dry_run(self) -> Plan:
         plan = super().dry_run()
@@ -74,10 +97,21 @@ class DomainVolumesService(Service):
         return plan
 
     def converge(self) -> VolumesPlan:
+        """Reach the desired state, and return the plan that was run.
+
+        Images are pulled and imported before the lock is taken, because that takes long and changes no domain.
+        """
         self.will_run = True
+        _plan, planner = self._begin()
+        bases, before = planner.container_disks(self.log).obtain()
+        volumes = planner.data_volumes(self.log)
+        before += volumes.create()
         with self.exclusive():
-            plan = self.plan()
+            plan, planner = self._begin()
+            planner.plan_all(bases)
             plan.run()
+        after = volumes.remove_outdated(is_dry_run=False) if self.options.purge else []
+        plan.actions = [*before, *plan.actions, *after]
         finish(plan, self.exclusive, self.plan)
         return plan
 
@@ -95,12 +129,12 @@ class DomainPlanner:
         text = domain.running_xml()
         self._running_text = text
         self._running = None if text is None else parse(text)
-        self._recorded = read_recorded_names(self._edit.root)
+        self._record = read_record(self._edit.root)
         self._facts = self._read_facts()
         self._spec = accept_declaration(self._options.declaration, self._facts)
-        self._directory = VolumeDirectory(
-            os.path.join(self._options.directory, domain.uuid), read_qemu_ids(self._hypervisor)
-        )
+        owner = read_qemu_ids(self._hypervisor)
+        self._directory = VolumeDirectory(os.path.join(self._options.directory, domain.uuid), owner)
+        self._metrics = VolumeDirectory(os.path.dirname(metrics_file(domain.uuid)), owner)
 
     def _read_facts(self) -> DomainFacts:
         declared = {
@@ -109,13 +143,31 @@ class DomainPlanner:
             for one in self._options.declaration.get(option, [])
             if isinstance(one, Mapping)
         }
-        return read_domain_facts(self._edit.root, self._running, declared | self._recorded, self._hypervisor.version)
+        return read_domain_facts(
+            self._edit.root, self._running, declared | self._record.names, self._hypervisor.version
+        )
 
-    def plan_all(self) -> None:
-        """Plan the data of all volumes, the definition, the running domain, and the filesystems."""
+    def container_disks(self, log: Callable[[str], object]) -> ContainerDisks:
+        """Return the disks in container images that the declaration names."""
+        is_running = self._running is not None
+        return ContainerDisks(self._cache(log), self._options.pull, self._spec, self._directory, is_running=is_running)
+
+    def data_volumes(self, log: Callable[[str], object]) -> DataVolumes:
+        """Return the images that the declaration imports."""
+        options = self._options
+        return DataVolumes(self._spec, options.catalog, self._cache(log), options.pull, self._record.data_volumes, log)
+
+    def _cache(self, log: Callable[[str], object]) -> ContainerDiskCache:
+        return ContainerDiskCache(DiskStore(self._options.cache), log)
+
+    def plan_all(self, container_disks: Mapping[str, LayerState]) -> None:
+        """Plan the data of all volumes, the definition, the running domain, and the filesystems.
+
+        :arg container_disks: the cached disks of container images, by the name of the volume.
+        """
         disks = connect_disks(self._spec, self._facts)
         places = {volume.name: place for place, volume in enumerate(self._spec.volumes)}
-        world = self._read_world()
+        world = self._read_world(container_disks)
         planner = SourcePlanner(world)
         sources = {disk.name: planner.plan(disk, places[disk.name]) for disk in disks if disk.volume is not None}
         facts = {name: source.facts for name, source in sources.items()}
@@ -126,12 +178,16 @@ class DomainPlanner:
             self._plan.actions += source.actions
             self._plan.warnings += source.warnings
         self._plan_filesystems(world)
-        edit_definition(self._edit, converted, names, scsi_controller=self._facts.scsi_controller)
+        record = VolumeRecord(
+            frozenset([*(disk.name for disk in disks), *names]),
+            frozenset(one.name for one in self._spec.data_volume_templates),
+        )
+        edit_definition(self._edit, converted, record, scsi_controller=self._facts.scsi_controller)
         if self._edit.is_change:
             self._plan.actions.append(definition_action(self._edit))
         self._plan_growth(converted.disks, sources)
         if self._running_text is not None:
-            RunningVolumes(self._plan, self._domain, self._running_text).plan(converted, self._recorded)
+            RunningVolumes(self._plan, self._domain, self._running_text).plan(converted, self._record.names)
         elif self._edit.is_change and self._domain.saved_xml() is not None:
             self._plan.restart_for(SAVED_STATE)
         self._plan_purge(converted.disks)
@@ -156,17 +212,19 @@ class DomainPlanner:
             world.claims,
         )
         self._plan.actions += filesystems.text_actions()
-        self._plan.then = [
-            functools.partial(filesystems.plan_export, one, is_dry_run=self._is_dry_run)
-            for one in self._spec.filesystems
-        ]
         declared = {one.name for one in self._spec.filesystems}
-        gone = sorted(tag for tag in tags(self._edit.root) if tag in self._recorded - declared)
-        self._plan.first = [functools.partial(filesystems.plan_removal, name) for name in gone]
-        self._plan.actions += [filesystems.removal_action(name) for name in filesystems.outdated_texts()]
+        gone = sorted(tag for tag in tags(self._edit.root) if tag in self._record.names - declared)
+        self._plan.parts = [
+            *(functools.partial(filesystems.plan_removal, name) for name in gone),
+            *(
+                functools.partial(filesystems.plan_export, one, is_dry_run=self._is_dry_run)
+                for one in self._spec.filesystems
+            ),
+            filesystems.plan_cleanup,
+        ]
         self._plan.check_parts()
 
-    def _read_world(self) -> VolumeWorld:
+    def _read_world(self, container_disks: Mapping[str, LayerState]) -> VolumeWorld:
         defined = {disk.name: disk for _element, disk in volume_disks(self._edit.root)}
         identity = Identity(self._domain.name, self._domain.uuid, socket.gethostname())
         tags = {disk.name: disk.tag for disk in self._spec.disks if disk.tag is not None}
@@ -175,12 +233,12 @@ class DomainPlanner:
             is_running=self._running is not None,
             defined=defined,
             files_in_use=frozenset(_disk_paths(self._edit.root) | _disk_paths(self._running)),
-            files=GuestFiles(self._spec, identity, devices=tagged_devices(list(defined.values()), tags)),
+            files=GuestFiles(self._spec, identity, read_keyed_data, tagged_devices(list(defined.values()), tags)),
             claims=Claims(self._options.catalog, self._options.claims),
             writers=DiskWriters(self._hypervisor, self._domain.name),
-            container_disks={},
+            container_disks=container_disks,
             templates={one.name: one for one in self._spec.data_volume_templates},
-            metrics_file="",
+            metrics=self._metrics,
         )
 
     def _plan_growth(self, disks: tuple[VolumeDisk, ...], sources: Mapping[str, Source]) -> None:
@@ -202,16 +260,19 @@ class DomainPlanner:
         names = [name for name in self._directory.names() if self._directory.path_of(name) not in kept]
         # Small media are made from the declaration alone, and can have secrets.
         outdated = [name for name in names if self._options.purge or name.endswith(".iso")]
-        self._plan.actions += [self._removal_action(name) for name in outdated]
+        self._plan.actions += [self._removal_action(self._directory, name) for name in outdated]
+        metrics = self._metrics
+        unread = [name for name in metrics.names() if metrics.path_of(name) not in kept]
+        self._plan.actions += [self._removal_action(metrics, name) for name in unread]
 
-    def _removal_action(self, name: str) -> Action:
-        path = self._directory.path_of(name)
+    def _removal_action(self, directory: VolumeDirectory, name: str) -> Action:
+        path = directory.path_of(name)
 
         def remove() -> str | None:
             if path in _disk_paths(parse(self._domain.running_xml() or "<domain><devices/></domain>")):
                 return "the running domain still has the file"
-            self._directory.remove([name])
-            self._directory.remove_if_empty()
+            directory.remove([name])
+            directory.remove_if_empty()
             return None
 
         return Action("remove file", path, {"exists": True}, None, finish=remove)

@@ -160,8 +160,9 @@ def _admit_unique_values(problems: Problems, disks: Sequence[ConnectedDisk], fac
 def _admit_io_threads(problems: Problems, spec: DomainVolumes, facts: DomainFacts) -> None:
     path = "io_threads.supplemental_pool_thread_count"
     if spec.io_threads_policy == SUPPLEMENTAL_POOL:
-        if spec.io_threads is None or spec.io_threads < 1:
-            problems.add("pool_size", path, spec.io_threads, f"a number from 1 on is expected with {SUPPLEMENTAL_POOL}")
+        if spec.io_threads is None or not 1 <= spec.io_threads <= _LARGEST_POOL:
+            accepted = f"a number from 1 to {_LARGEST_POOL} is expected with {SUPPLEMENTAL_POOL}"
+            problems.add("pool_size", path, spec.io_threads, accepted)
         if not facts.has_disk_io_threads:
             problems.add(
                 "pool_support",

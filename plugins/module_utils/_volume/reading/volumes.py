@@ -127,6 +127,11 @@ _FIELD_REFERENCE = record(
     Shape({"field_path": text}, required=("field_path",), ignored=("apiVersion",)), lambda field_path: field_path
 )
 
+
+def _downward_item(path: str, field_ref: str) -> DownwardApiItem:
+    return DownwardApiItem(path, field_ref)
+
+
 _ITEM = record(
     Shape(
         {"path": text, "field_ref": _FIELD_REFERENCE},
@@ -136,7 +141,7 @@ _ITEM = record(
             "mode": _ALL_FILES,
         },
     ),
-    lambda path, field_ref: DownwardApiItem(path, field_ref),
+    _downward_item,
 )
 
 

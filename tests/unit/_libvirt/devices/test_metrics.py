@@ -13,7 +13,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.domain_xm
 from ansible_collections.granary.vmstore.plugins.module_utils._model.metrics import metrics_file
 
 UUID = "d491271a-7fb7-473d-bbbd-d015e48d8f31"
-FILE = f"/var/lib/granary-vmstore/downward-metrics/{UUID}/vhostmd0"
+FILE = f"/var/lib/libvirt/granary-vmstore/downward-metrics/{UUID}/vhostmd0"
 SOCKET = "/run/libvirt/qemu/channel/1-a/org.github.vhostmd.1"
 DISK = """<disk type='file' device='disk'><driver name='qemu' type='{type}'/><source file='{file}'/>
     <target dev='vdb' bus='virtio'/><readonly/><alias name='ua-metrics'/></disk>"""
