@@ -52,6 +52,8 @@ class Collector:
         self._host = HostReader()
         #: The domains of the last update.
         self._domains: Mapping[RunningDomain, MetricsDevices] = {}
+        #: The last error in the log since the last update, and the time until the next connection in seconds.
+        self._reported, self._delay = "", RETRY
         self._wake = threading.Event()
         self._stopped = threading.Event()
 
@@ -62,24 +64,21 @@ class Collector:
 
     def run(self) -> None:
         """Collect until :meth:`stop`, with a new connection whenever one breaks."""
-        delay, reported = RETRY, ""
         while not self._stopped.is_set():
             try:
-                source = self._connect(self._wake.set)
-                self._log(f"Connected to libvirt, which runs QEMU {source.product}.")
-                delay, reported = RETRY, ""
-                self._run_with(source)
+                self._run_with(self._connect(self._wake.set))
             except VmstoreError as error:
                 # A libvirtd that is off would fill the log.
-                if str(error) != reported:
-                    reported = str(error)
-                    self._log(f"No new metrics: {reported}")
-                self._stopped.wait(delay)
-                delay = min(2 * delay, LONGEST_RETRY)
+                if str(error) != self._reported:
+                    self._reported = str(error)
+                    self._log(f"No new metrics: {error}")
+                self._stopped.wait(self._delay)
+                self._delay = min(2 * self._delay, LONGEST_RETRY)
         self._disks.close()
 
     def _run_with(self, source: MetricsSource) -> None:
         due = time.monotonic()
+        is_first = True
         try:
             while not self._stopped.is_set():
                 begin = time.monotonic()
@@ -89,6 +88,9 @@ class Collector:
                 if begin >= due or domains != self._domains:
                     self.update(source, domains)
                     due = begin + INTERVAL
+                if is_first:
+                    self._log(f"Connected to libvirt, which runs QEMU {source.product}.")
+                    self._reported, self._delay, is_first = "", RETRY, False
                 self._wake.wait(max(0.0, due - time.monotonic()))
                 self._stopped.wait(max(0.0, begin + SHORTEST_INTERVAL - time.monotonic()))
         finally:
