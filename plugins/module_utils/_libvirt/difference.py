@@ -50,11 +50,10 @@ def first_difference(
 
 
 def _attributes(element: ET.Element) -> dict[str, str]:
-    """Return the attributes that libvirt keeps. An empty drive gets the type of a file."""
-    omitted = _OMITTED.get(str(element.tag))
-    if element.tag == "disk" and element.find("source") is None:
-        return {name: value for name, value in element.attrib.items() if name != "type"}
-    return {name: value for name, value in element.attrib.items() if (name, value) != omitted}
+    omitted = {_OMITTED.get(str(element.tag))}
+    if element.tag == "disk" and element.find("source") is None:  # the type of an empty drive is libvirt's choice
+        omitted.add(("type", element.get("type", "")))
+    return {name: value for name, value in element.attrib.items() if (name, value) not in omitted}
 
 
 def _group(element: ET.Element) -> list[ET.Element]:
