@@ -13,9 +13,9 @@ author:
 description:
   - Returns the disks, filesystems and volumes in a manifest of a VirtualMachine or a VirtualMachineInstance, as options
     of the module M(granary.vmstore.domain_volumes).
-  - Config maps and secrets in further documents become the options O(granary.vmstore.domain_volumes#module:config_maps) and
-      O(granary.vmstore.domain_volumes#module:secrets). A claim in a further
-    document marks its volume as thick if the claim has an annotation for preallocated data.
+  - Config maps and secrets in further documents become the options
+    O(granary.vmstore.domain_volumes#module:config_maps) and O(granary.vmstore.domain_volumes#module:secrets). A claim
+    in a further document marks its volume as thick if the claim has an annotation for preallocated data.
   - The filter refuses disks and volumes that the module can't read, with all problems at once. The module checks the
     rest, because that needs facts about the host.
 positional: _input
