@@ -68,7 +68,7 @@ class VolumeDomain:
         assert self.state() == before, predicted
         done = self.declare(**options)
         assert "error" not in done, done
-        assert predicted["actions"] == done["actions"]
+        assert predicted["actions"] == done["actions"], (predicted["actions"], done["actions"])
         # The device of a directory with texts isn't known in detail before the directory exists.
         assert predicted["diff"] == done["diff"] or "write files" in done["actions"]
         again = [self.declare(**options), self.declare(check=True, **options)]

@@ -325,7 +325,6 @@ BROKEN: list[tuple[str, str, Options]] = [
 
 #: Rules about an old host, with the facts about that host.
 BROKEN_ON_A_HOST: list[tuple[str, str, Options, DomainFacts]] = [
-    ("boot_devices", "disks[0].boot_order", disk(boot_order=1), DomainFacts(has_boot_devices=True)),
     (
         "block_size_s390x",
         "disks[0].block_size.custom.physical",
