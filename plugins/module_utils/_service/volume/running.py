@@ -30,7 +30,7 @@ from ..domain_restart import RestartPlan
 from .same_data import differences
 
 #: Fields of a drive that change while the domain runs.
-_MEDIUM = {"layer", "backing", "tray"}
+_MEDIUM = {"layer", "backing"}
 
 
 class RunningVolumes:
@@ -65,18 +65,18 @@ class RunningVolumes:
             self._plan.restart_for("the running domain lacks the port with metrics")
 
     def _compare(self, disk: VolumeDisk, element: ET.Element, found: VolumeDisk) -> None:
-        changed = set(differences(disk, found))
+        changed = set(differences(disk, found)) - {"tray"}  # the guest opens and closes the tray
         if not changed:
             return
         if disk.device == "cdrom" and changed <= _MEDIUM:
-            self._change_medium(disk, element)
+            self._change_medium(replace(disk, tray=found.tray), element)
         else:
             self._plan.restart_for(
                 f"the running domain has the disk {disk.name!r} with another {', '.join(sorted(changed))}"
             )
 
     def _change_medium(self, disk: VolumeDisk, element: ET.Element) -> None:
-        """Plan another medium in a drive, or none. libvirt changes the tray with the medium."""
+        """Plan another medium in a drive, or none."""
         before = copy.deepcopy(element)
         after = create_volume_disk(disk)
         subject = f"running domain {self._domain.name!r}"
