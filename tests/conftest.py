@@ -86,6 +86,7 @@ HOST = (
     "_host/test_virtiofsd_wrapper.py",
     "_image/",
     "_service/cluster_ssh/test_files.py",
+    "_service/container_disk/",
     "_service/image_work/",
     "_service/shared_mount/",
     "_service/test_data_users.py",

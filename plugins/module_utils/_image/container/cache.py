@@ -66,12 +66,14 @@ class Outlook:
     :arg disk: the cached disk, or ``None`` if the disk has to be pulled.
     :arg previous: the disk that had the name of the image until now.
     :arg is_loose: whether another program may have changed the disk, whose content is right.
+    :arg origin: the origin, if it was asked for the digest.
     """
 
     digest: str
     disk: CachedDisk | None = None
     previous: CachedDisk | None = None
     is_loose: bool = False
+    origin: Origin | None = field(default=None, repr=False)
 
     @property
     def is_moved(self) -> bool:
@@ -101,8 +103,10 @@ class ContainerDiskCache:
         previous = next((one for one in known if request.image.name in one.names), None)
         policy = request.effective_policy
         digest = request.image.digest or (previous.digest if previous is not None and policy != ALWAYS else None)
+        origin = None
         if digest is None and policy != NEVER:
-            digest = self._open(request).read_digest()
+            origin = self._open(request)
+            digest = origin.read_digest()
         found = next((one for one in known if one.digest == digest), None)
         state = None if found is None else self.store.check(found.checksum, found.size)
         if digest is None or (policy == NEVER and state not in (SOUND, LOOSE)):
@@ -110,7 +114,8 @@ class ContainerDiskCache:
                 f"The cache {self.store.directory} has no sound disk of {request.image.name}, and image_pull_policy is "
                 f"{NEVER}."
             )
-        return Outlook(digest, found if state in (SOUND, LOOSE) else None, previous, is_loose=state == LOOSE)
+        is_usable = state in (SOUND, LOOSE)
+        return Outlook(digest, found if is_usable else None, previous, is_loose=state == LOOSE, origin=origin)
 
     def obtain(self, request: DiskRequest, outlook: Outlook | None = None) -> CachedDisk:
         """Return the disk for a request. Pull the disk if the cache lacks it.
@@ -130,10 +135,9 @@ class ContainerDiskCache:
             with self.store.changing():
                 if self.store.check(disk.checksum, disk.size) == SOUND:
                     return self._record(request, disk)
-        return self._pull(request, outlook.digest)
+        return self._pull(request, outlook.digest, outlook.origin or self._open(request))
 
-    def _pull(self, request: DiskRequest, digest: str) -> CachedDisk:
-        origin = self._open(request)
+    def _pull(self, request: DiskRequest, digest: str, origin: Origin) -> CachedDisk:
         architecture, path = request.variant
         manifest = origin.read_manifest(digest, architecture)
         with self.store.downloading(manifest.digests, path):
