@@ -118,7 +118,7 @@ options:
   directory:
     description: The directory of the cache. Only root can change it and the directories around it.
     type: path
-    default: /var/lib/vmstore/container-disks
+    default: /var/lib/libvirt/granary-vmstore/container-disks
 notes:
   - By default, libvirt gives the backing files of a domain to the user of QEMU. The next run verifies the content of
     such a disk, gives the disk back to root and reports this as a change. A definition avoids it by C(<seclabel
@@ -177,7 +177,7 @@ container_disk:
   type: dict
   sample:
     image: quay.io/containerdisks/fedora:latest
-    file: /var/lib/vmstore/container-disks/disks/ef9e6e7ed2651bf83c7d81d839bb62ba52fd77c80e6224667e30d3e1747d85e5
+    file: /var/lib/libvirt/granary-vmstore/container-disks/disks/ef9e6e7ed2651bf83c7d81d839bb62ba52fd77c80e6224667e30d3e1747d85e5
     format: qcow2
     virtual_size: 5368709120
     size: 500170752

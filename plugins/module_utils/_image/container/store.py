@@ -32,7 +32,7 @@ from ..._host.made_directory import open_or_make, require_only_root
 from ..new_image import NewImage
 
 #: The default directory.
-DIRECTORY = "/var/lib/vmstore/container-disks"
+DIRECTORY = "/var/lib/libvirt/granary-vmstore/container-disks"
 
 #: Permission bits of a disk: everybody reads, nobody writes.
 DISK_MODE = 0o444

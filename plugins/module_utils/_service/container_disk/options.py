@@ -82,24 +82,28 @@ def parse_options(options: Mapping[str, Any]) -> CacheSpec:
     )
 
 
-def parse_request(options: Mapping[str, Any]) -> DiskRequest:
+def parse_request(options: Mapping[str, Any], within: str = "") -> DiskRequest:
     """Return the request for a disk.
 
+    :arg within: the place of the options in a declaration, for errors; empty for options of a module.
     :raises InvalidInput, FileAccessFailed: see :func:`parse_options`.
     """
-    image = parse_reference(options["image"])
+    prefix = f"{within}." if within else ""
+    image = parse_reference(options["image"], f"{prefix}image")
     architecture, ca_path = options["architecture"], options["ca_path"]
     if architecture is not None and re.fullmatch("[a-z0-9_]{1,32}", architecture) is None:
         raise InvalidInput("architecture", architecture, "the name of an architecture is expected, such as amd64")
-    path = None if options["path"] is None else absolute("path", options["path"])
+    path = None if options["path"] is None else absolute(f"{prefix}path", options["path"])
     if path == "/":
-        raise InvalidInput("path", path, "the path of the disk in the image is expected, such as /disk/fedora.qcow2")
+        raise InvalidInput(
+            f"{prefix}path", path, "the path of the disk in the image is expected, such as /disk/fedora.qcow2"
+        )
     return DiskRequest(
         image,
         options["image_pull_policy"],
         path,
         architecture,
-        find_credentials(options["pull_secret"], image),
+        find_credentials(options["pull_secret"], image, f"{prefix}{'image_' * bool(within)}pull_secret"),
         options["insecure"],
         None if ca_path is None else read_ca("ca_path", absolute("ca_path", ca_path)),
     )
