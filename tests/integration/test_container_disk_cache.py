@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -102,11 +101,8 @@ def registry(place: Path, layout: Layout) -> Iterator[RegistryServer]:
 
 
 @pytest.fixture
-def directory() -> Iterator[str]:
-    """Return a directory for a cache that only root can change, unlike those of pytest."""
-    place = Path(f"/var/lib/vmstore-test-{os.getpid()}")
-    yield str(place / "cache")
-    shutil.rmtree(place, ignore_errors=True)
+def directory(tmp_path: Path) -> str:
+    return str(tmp_path / "cache")
 
 
 @pytest.fixture(scope="module")

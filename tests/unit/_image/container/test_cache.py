@@ -13,7 +13,7 @@ import shutil
 import signal
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,11 +45,8 @@ def layout(tmp_path: Path) -> Layout:
 
 
 @pytest.fixture
-def store() -> Iterator[DiskStore]:
-    """Return a cache below a directory that only root can change, unlike those of pytest."""
-    place = Path(f"/var/lib/vmstore-test-{os.getpid()}")
-    yield DiskStore(str(place / "cache"))
-    shutil.rmtree(place, ignore_errors=True)
+def store(tmp_path: Path) -> DiskStore:
+    return DiskStore(str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -225,9 +222,8 @@ def test_damaged_records_count_as_missing(cache: ContainerDiskCache, store: Disk
 
 def test_a_directory_that_others_can_change_is_refused(layout: Layout, tmp_path: Path, tenant: Path) -> None:
     layout.add("x", one_disk())
+    os.chmod(tmp_path, 0o777)
     for directory in (tenant / "cache", tmp_path / "cache"):
-        if directory == tmp_path / "cache":
-            os.chmod(tmp_path, 0o777)
         with refused(PathNotAllowed, option="directory", value=str(directory)):
             ContainerDiskCache(DiskStore(str(directory))).look(request(layout))
 
@@ -286,7 +282,6 @@ def test_a_killed_run_leaves_no_half_disk(
 
 def test_a_file_in_place_of_the_directory(layout: Layout, store: DiskStore) -> None:
     layout.add("x", one_disk())
-    Path(store.directory).parent.mkdir()
     Path(store.directory).touch()
     with refused(FileAccessFailed, names=[store.directory]):
         ContainerDiskCache(store).obtain(request(layout))

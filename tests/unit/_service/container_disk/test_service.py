@@ -7,10 +7,9 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +42,8 @@ DAY = 86400
 
 
 @pytest.fixture
-def store() -> Iterator[DiskStore]:
-    """Return a cache below a directory that only root can change, unlike those of pytest."""
-    place = Path(f"/var/lib/vmstore-test-{os.getpid()}")
-    yield DiskStore(str(place / "cache"))
-    shutil.rmtree(place, ignore_errors=True)
+def store(tmp_path: Path) -> DiskStore:
+    return DiskStore(str(tmp_path / "cache"))
 
 
 @pytest.fixture
