@@ -9,6 +9,7 @@ decompresses the layer, finds the disk, and computes the disk's checksum.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
 import sys
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024, help="size of the disk in MiB")
     parser.add_argument("--directory", default="/var/tmp")
     options = parser.parse_args()
+    os.environ["PYTHONPATH"] = os.environ["ANSIBLE_COLLECTIONS_PATH"]
     with make_directory(options.directory) as directory, running_registry(directory / "registry") as server:
         publish(directory, server, write_disk(directory, options.size))
         works = {}

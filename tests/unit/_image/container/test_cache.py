@@ -208,6 +208,22 @@ def test_a_damaged_disk_is_pulled_again(
     assert file.read_bytes() == raw_disk()
 
 
+def test_a_damaged_disk_is_not_present(cache: ContainerDiskCache, store: DiskStore, layout: Layout) -> None:
+    """The registry may have removed the image that the name stood for."""
+    layout.add("x", one_disk(1))
+    file_of(store, cache.obtain(request(layout))).unlink()
+    digest = layout.add("x", one_disk(2))
+    assert cache.obtain(request(layout, policy=IF_NOT_PRESENT)).digest == digest
+
+
+def test_the_part_of_a_killed_run_is_removed(cache: ContainerDiskCache, store: DiskStore, layout: Layout) -> None:
+    layout.add("x", one_disk())
+    disk = cache.obtain(request(layout))
+    Path(store.disks, f".{'0' * 32}.part").touch()
+    cache.obtain(request(layout))
+    assert os.listdir(store.disks) == [disk.checksum]
+
+
 def test_damaged_records_count_as_missing(cache: ContainerDiskCache, store: DiskStore, layout: Layout) -> None:
     layout.add("x", one_disk())
     disk = cache.obtain(request(layout))

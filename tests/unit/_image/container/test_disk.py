@@ -166,6 +166,8 @@ def test_more_than_one_file_in_the_folder(extract: Unpack, layers: list[list[tup
         [special("disk", tarfile.SYMTYPE, "/etc"), ("disk/passwd", raw_disk())],
         [("disk", raw_disk())],
         [("disk/" + "a" * 5000, raw_disk())],
+        [("disk/a\n", raw_disk())],
+        [("disk/\udcff", raw_disk())],
         empty(*(f"disk/{REMOVED}{number}" for number in range(10_001))),
     ],
 )
@@ -183,6 +185,10 @@ def test_the_sentences_about_layers(extract: Unpack, layout: Layout) -> None:
             "a regular file is expected, and '/disk/a.img' is a device",
         ),
         ([special("disk", tarfile.SYMTYPE, "/")], "a directory is expected at /disk, and it is a symbolic link"),
+        (
+            [("disk/\t", raw_disk())],
+            "a name in UTF-8 without control characters is expected, and it is '/disk/\\t'",
+        ),
         ([("../a", b"")], "names inside the image are expected, and a layer has '../a'"),
         (
             [("etc/passwd", b"")],
