@@ -106,8 +106,8 @@ options:
     default: {}
   secrets:
     description:
-      - Secrets by name, with the same keys as O(config_maps). Texts in C(data) aren't in base64, unlike in a manifest of
-        Kubernetes. Neither results nor logs have the texts.
+      - Secrets by name, with the same keys as O(config_maps). Unlike in a manifest of Kubernetes, texts in C(data) are
+        plain. Neither results nor logs have the texts.
     type: dict
     default: {}
   service_accounts:
@@ -141,6 +141,7 @@ options:
         P(granary.vmstore.downward_metrics#role) runs the program that serves the port.
     type: bool
     default: false
+    aliases: [downwardMetrics]
   auto_attach:
     description: Whether a volume without a disk and without a filesystem gets an ordinary disk, as in KubeVirt.
     type: bool

@@ -16,9 +16,10 @@ from ..._libvirt.devices.scsi import choose_scsi_index, find_scsi_controller
 from ..._libvirt.domain_xml import attribute, devices
 from ..._volume.facts import DomainFacts
 
-#: The first versions of libvirt with several threads for a disk, and with the granularity of discarded blocks.
+#: The first version of libvirt with several threads for a disk.
 DISK_IO_THREADS = (10, 0, 0)
-DISCARD_GRANULARITY = (11, 6, 0)
+#: libvirt's schema, and its word for the granularity of discarded blocks. An older libvirt drops it silently.
+SCHEMA, _GRANULARITY = "/usr/share/libvirt/schemas/domaincommon.rng", "discard_granularity"
 
 
 def read_domain_facts(
@@ -36,6 +37,8 @@ def read_domain_facts(
     foreign = [element for root in roots for element in devices(root) if not _is_own(element, own)]
     controller = find_scsi_controller(defined)
     index = int(choose_scsi_index(*roots) if controller is None else controller)
+    pinned = _pinned_cpus(defined)
+    emulator = parse_cpu_set(attribute(defined, "cputune/emulatorpin", "cpuset"))
     return DomainFacts(
         arch=attribute(defined, "os/type", "arch") or "x86_64",
         machine=attribute(defined, "os/type", "machine") or "",
@@ -48,12 +51,10 @@ def read_domain_facts(
         other_scsi_units=frozenset(_scsi_units(foreign, index)),
         other_io_threads=max([0, *(int(number) for one in others for number in _io_threads(one))]),
         scsi_controller=index,
-        pinned_cpus=tuple(
-            cpu for pin in defined.findall("cputune/vcpupin") for cpu in parse_cpu_set(pin.get("cpuset"))
-        ),
-        emulator_cpus=parse_cpu_set(attribute(defined, "cputune/emulatorpin", "cpuset")),
+        pinned_cpus=pinned,
+        emulator_cpus=() if set(emulator) & set(pinned) else emulator,
         has_disk_io_threads=libvirt >= DISK_IO_THREADS,
-        has_discard_granularity=libvirt >= DISCARD_GRANULARITY,
+        has_discard_granularity=_has_discard_granularity(),
     )
 
 
@@ -64,6 +65,22 @@ def _is_own(element: ET.Element, own: Collection[str]) -> bool:
 def _count_vcpus(root: ET.Element) -> int:
     element = root.find("vcpu")
     return int(element.get("current") or element.text or "1") if element is not None else 1
+
+
+def _pinned_cpus(root: ET.Element) -> tuple[int, ...]:
+    """Return the processors of the host to which all virtual processors are pinned; empty if one of them isn't."""
+    pins = {pin.get("vcpu"): parse_cpu_set(pin.get("cpuset")) for pin in root.findall("cputune/vcpupin")}
+    if any(str(number) not in pins for number in range(_count_vcpus(root))):
+        return ()
+    return tuple(sorted({cpu for cpus in pins.values() for cpu in cpus}))
+
+
+def _has_discard_granularity() -> bool:
+    try:
+        with open(SCHEMA, encoding="utf-8") as file:
+            return _GRANULARITY in file.read()
+    except OSError:
+        return False
 
 
 def _describe(element: ET.Element) -> str:

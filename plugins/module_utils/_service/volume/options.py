@@ -40,7 +40,7 @@ DECLARATION_OPTIONS: Mapping[str, Mapping[str, object]] = {
     "block_multi_queue": {"type": "bool", "default": False, "aliases": ["blockMultiQueue"]},
     "io_threads_policy": {"type": "str", "aliases": ["ioThreadsPolicy"]},
     "io_threads": {"type": "dict", "aliases": ["ioThreads"]},
-    "downward_metrics": {"type": "bool", "default": False},
+    "downward_metrics": {"type": "bool", "default": False, "aliases": ["downwardMetrics"]},
     "virtio_transitional": {"type": "bool", "default": False, "aliases": ["useVirtioTransitional"]},
     "disable_hotplug": {"type": "bool", "default": False, "aliases": ["disableHotplug"]},
     "auto_attach": {"type": "bool", "default": True},
