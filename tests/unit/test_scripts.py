@@ -74,7 +74,7 @@ def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
     assert status == 2
     assert (
         output == 'script/bench: there is no benchmark "monito": give one of actions cp images monitor monitoring '
-        "simulated-datastore transfers, or none to run all.\n"
+        "simulated-datastore transfers volumes, or none to run all.\n"
     )
 
 
