@@ -225,6 +225,8 @@ def test_bombs(extract: Unpack, tmpfs: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(unpack, "MOST_ENTRIES", 10)
     with refused(InvalidInput, option="image", names=["10 entries"]):
         extract(make_tar(*empty(*map(str, range(11)))))
+    with refused(InvalidInput, option="image", names=["4 entries"]):  # those of all layers count
+        extract(make_tar(*empty(*map(str, range(5)))), make_tar(*empty(*map(str, range(6)))))
 
 
 def test_layers_that_are_no_archive_or_damaged(extract: Unpack) -> None:
