@@ -55,9 +55,15 @@ attributes:
       - While the domain is off, the data that a guest has written to an ephemeral disk is discarded, which is a change.
 options:
   domain:
-    description: Name or UUID of the domain. It must be persistent.
+    description: Name or UUID of the domain. It must be persistent. Exactly one of O(domain) and O(domains) is required.
     type: str
-    required: true
+  domains:
+    description:
+      - Many domains in one run. Each element has the options O(domain), O(claims), and those from O(disks) to
+        O(cloud_init_limit). The other options are those of all domains.
+      - A domain that fails doesn't keep the others from their volumes. The run fails at its end.
+    type: list
+    elements: dict
   disks:
     description:
       - The disks, as in C(spec.domain.devices.disks). Each has a C(name), which is that of its volume, and at most one
@@ -252,6 +258,20 @@ EXAMPLES = r"""
         data:
           app.conf: "workers=4\n"
 
+- name: Give many domains their volumes
+  granary.vmstore.domain_volumes:
+    domains:
+      - domain: web3
+        volumes:
+          - name: scratch
+            empty_disk:
+              capacity: 1Gi
+      - domain: web4
+        volumes:
+          - name: scratch
+            empty_disk:
+              capacity: 1Gi
+
 - name: Take all volumes away, with the data that was made for them
   granary.vmstore.domain_volumes:
     domain: web2
@@ -259,9 +279,14 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+domains:
+  description: For O(domains), a dictionary with RV(domain), RV(disks), RV(filesystems) and the restart for each.
+  returned: success, with O(domains)
+  type: list
+  elements: dict
 domain:
   description: The name of the domain.
-  returned: success
+  returned: success, with O(domain)
   type: str
   sample: web1
 disks:
