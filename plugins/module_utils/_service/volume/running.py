@@ -27,6 +27,7 @@ from ..._libvirt.edit import UNPLUG_DEADLINE, RunningDevice
 from ..._libvirt.running_disk import RunningDisk
 from ..._volume.conversion import DomainDevices
 from ..domain_restart import RestartPlan
+from .files_in_use import paths_of
 from .same_data import differences
 
 #: Fields of a drive that change while the domain runs.
@@ -45,6 +46,8 @@ class RunningVolumes:
         self._domain = domain
         self._root = parse(text)
         self._found = {disk.name: (element, disk) for element, disk in volume_disks(self._root)}
+        #: The files that the running domain loses by the plan.
+        self.released: set[str] = set()
 
     def plan(self, devices: DomainDevices, recorded: Collection[str]) -> None:
         """Plan the changes of the running domain.
@@ -77,6 +80,7 @@ class RunningVolumes:
 
     def _change_medium(self, disk: VolumeDisk, element: ET.Element) -> None:
         """Plan another medium in a drive, or none."""
+        self.released |= paths_of(element)
         before = copy.deepcopy(element)
         after = create_volume_disk(disk)
         subject = f"running domain {self._domain.name!r}"
@@ -146,6 +150,7 @@ class RunningVolumes:
             self._plan.actions.append(self._unplug_action(element, disk))
 
     def _unplug_action(self, element: ET.Element, disk: VolumeDisk) -> Action:
+        self.released |= paths_of(element)
         plugged = RunningDevice(self._domain, disk.name, functools.partial(_find_disk, name=disk.name))
 
         def unplug() -> str | None:

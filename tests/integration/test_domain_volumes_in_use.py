@@ -1,0 +1,64 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The data of volumes that a guest, a saved state, a snapshot or another disk needs, on a real libvirt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from volume_domain import DIRECTORY, VolumeDomain
+
+#: Images as image_info returns them. The first is persistent, the second isn't.
+CLAIMS = [
+    {"id": 7, "name": "data", "path": "/srv/volumes/data", "format": "raw", "persistent": True, "read_only": False},
+    {"id": 8, "name": "base", "path": "/srv/volumes/base", "format": "qcow2", "persistent": False, "read_only": False},
+]
+VIRTIO = {"disk": {"bus": "virtio"}}
+
+
+@pytest.fixture
+def web(engine: None, domain: Callable[..., str], execute: Callable[..., str]) -> Iterator[VolumeDomain]:
+    """Define a domain without volumes, on a host with two images."""
+    found = VolumeDomain("hv1", domain("hv1", "web"), execute)
+    found.shell(
+        "rm -rf /srv/volumes; mkdir -p /srv/volumes; chmod 755 /srv /srv/volumes; truncate -s 20M /srv/volumes/data; "
+        "qemu-img create -q -f qcow2 /srv/volumes/base 10M"
+    )
+    yield found
+    found.shell(f"rm -rf /srv/volumes {DIRECTORY} /var/lib/libvirt/granary-test")
+
+
+def empty(*names: str) -> dict[str, Any]:
+    """Return the options for empty disks on virtio."""
+    return {
+        "disks": [{"name": name, **VIRTIO} for name in names],
+        "volumes": [{"name": name, "emptyDisk": {"capacity": "4Mi"}} for name in names],
+    }
+
+
+def test_a_saved_state_keeps_its_files(web: VolumeDomain) -> None:
+    """The next start resumes the guest, whose memory belongs to the present data of its disks."""
+
+    def options(text: str, *further: str) -> dict[str, Any]:
+        found = empty(*further)
+        found["disks"] += [{"name": "os", **VIRTIO}, {"name": "seed", "cdrom": {"bus": "sata"}}]
+        found["volumes"] += [
+            {"name": "os", "ephemeral": {"persistentVolumeClaim": {"claimName": "base"}}},
+            {"name": "seed", "cloudInitNoCloud": {"userData": f"#cloud-config\n# {text}\n"}},
+        ]
+        return {**found, "claims": CLAIMS, "purge": True}
+
+    web.converge(**options("first", "gone"))
+    web.virsh("start")
+    web.virsh("managedsave")
+    web.shell('qemu-io -f qcow2 -c "write -P 7 0 64k" "$0"', web.path("os"))
+    files = [web.path(name) for name in ("os", "seed", "gone")]
+    done = web.converge(**options("second"))
+    assert done["actions"] == ["write medium", "change definition"] and len(done["restart_reasons"]) == 1
+    assert "07" in web.shell('qemu-io -r -f qcow2 -c "read -v 0 16" "$0" | head -1 | cut -d: -f2', files[0])
+    web.virsh("start")
+    assert all(web.shell('test -e "$0"; echo there', file) == "there\n" for file in files)
+    web.virsh("destroy")
+    assert web.declare(**options("second"))["actions"] == ["discard ephemeral data", "remove file", "remove file"]
