@@ -62,3 +62,24 @@ def test_a_saved_state_keeps_its_files(web: VolumeDomain) -> None:
     assert all(web.shell('test -e "$0"; echo there', file) == "there\n" for file in files)
     web.virsh("destroy")
     assert web.declare(**options("second"))["actions"] == ["discard ephemeral data", "remove file", "remove file"]
+
+
+def test_a_disk_that_its_guest_holds_is_unplugged_later(web: VolumeDomain) -> None:
+    """A paused guest releases nothing."""
+    web.converge(**empty("old"))
+    web.virsh("start")
+    web.virsh("suspend")
+    web.converge(**empty("old", "plugged"))
+    files = [web.path(name) for name in ("old", "plugged")]
+    # The new disk gets another place than the disk that the guest still has.
+    done = web.declare(**empty("new"), purge=True)
+    assert done["actions"] == ["create empty disk", "change definition", "plug disk"], done
+    assert len(done["restart_reasons"]) == 2
+    targets = [web.disk(name, running=True).find("target").get("dev") for name in ("old", "plugged", "new")]
+    assert len(set(targets)) == 3
+    again = [web.declare(**empty("new"), purge=True, check=check) for check in (True, False)]
+    assert again[0]["actions"] == ["unplug disk"] * 2 + ["remove file"] * 2, again
+    assert again[1]["actions"] == [] and len(again[1]["restart_reasons"]) == 2, again
+    web.virsh("destroy")
+    assert web.converge(**empty("new"), purge=True)["actions"] == ["remove file"] * 2
+    assert all(web.shell('test ! -e "$0"; echo gone', file) == "gone\n" for file in files)

@@ -23,18 +23,25 @@ SCHEMA, _GRANULARITY = "/usr/share/libvirt/schemas/domaincommon.rng", "discard_g
 
 
 def read_domain_facts(
-    defined: ET.Element, running: ET.Element | None, own: Collection[str], libvirt: tuple[int, int, int]
+    defined: ET.Element,
+    running: ET.Element | None,
+    declared: Collection[str],
+    recorded: Collection[str],
+    libvirt: tuple[int, int, int],
 ) -> DomainFacts:
     """Return the facts about a domain.
 
     :arg running: the XML of the running domain; ``None`` while it is off.
-    :arg own: the names of the disks and filesystems that are declared, or were declared by the last run.
+    :arg declared: the names of the disks and filesystems that are declared.
+    :arg recorded: those that were declared by the last run. A running domain may still have their disks.
     :arg libvirt: the version of libvirt.
     """
+    own = {*declared, *recorded}
     others = [element for element in devices(defined) if not _is_own(element, own)]
     disks = [element for element in devices(defined).findall("disk") if _is_own(element, own)]
     roots = [root for root in (defined, running) if root is not None]
-    foreign = [element for root in roots for element in devices(root) if not _is_own(element, own)]
+    live = [] if running is None else list(devices(running))
+    foreign = [*others, *(element for element in live if not _is_own(element, declared))]
     controller = find_scsi_controller(defined)
     index = int(choose_scsi_index(*roots) if controller is None else controller)
     pinned = _pinned_cpus(defined)

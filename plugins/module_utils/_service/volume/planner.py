@@ -76,7 +76,7 @@ class DomainPlanner:
             for one in self._options.declaration.get(option, [])
             if isinstance(one, Mapping)
         }
-        return read_domain_facts(self._edit.root, self._running, declared | self._record.names, self._host.version)
+        return read_domain_facts(self._edit.root, self._running, declared, self._record.names, self._host.version)
 
     def container_disks(self, log: Callable[[str], object]) -> ContainerDisks:
         """Return the disks in container images that the declaration names."""

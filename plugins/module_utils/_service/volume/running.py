@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import xml.etree.ElementTree as ET
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from ..._core.plan import Action
 from ..._core.records import replace
@@ -21,6 +21,7 @@ from ..._libvirt.devices.metrics_channel import find_metrics_channel
 from ..._libvirt.devices.pci import has_free_slot
 from ..._libvirt.devices.scsi import create_scsi_controller, find_scsi_controller
 from ..._libvirt.devices.volume_disk import VolumeDisk, create_volume_disk, read_volume_disk, volume_disks
+from ..._libvirt.devices.volume_record import read_record, record_running
 from ..._libvirt.domain_xml import devices as devices_of
 from ..._libvirt.domain_xml import parse, pretty, to_text
 from ..._libvirt.edit import UNPLUG_DEADLINE, RunningDevice
@@ -52,8 +53,10 @@ class RunningVolumes:
     def plan(self, devices: DomainDevices, recorded: Collection[str]) -> None:
         """Plan the changes of the running domain.
 
-        :arg recorded: the names in the record of the definition. Undeclared ones among them are unplugged.
+        :arg recorded: the names in the record of the definition. Undeclared ones among them are unplugged, and those in
+            the record of the running domain, whose guest may not have released a disk in an earlier run.
         """
+        recorded = {*recorded, *read_record(self._root).names}
         wanted = {disk.name for disk in devices.disks}
         for name, (element, disk) in self._found.items():
             if name in recorded and name not in wanted:
@@ -105,9 +108,12 @@ class RunningVolumes:
             self._plug_controller(str(place.controller), devices.scsi_model or "virtio-scsi")
         plugged = RunningDevice(self._domain, disk.name, functools.partial(_find_disk, name=disk.name))
         element = create_volume_disk(replace(disk, boot_order=None))
-        self._plan.actions.append(
-            _plug_action(plugged, element, lambda found: not _is_other(disk, read_volume_disk(found)))
-        )
+
+        def plug() -> None:
+            record_running(self._domain, disk.name)
+            plugged.plug(element, lambda found: not _is_other(disk, read_volume_disk(found)))
+
+        self._plan.actions.append(_plug_action(plugged, element, plug))
 
     def _obstacle(self, disk: VolumeDisk, devices: DomainDevices) -> str | None:
         """Return the reason why a disk can't be plugged in."""
@@ -133,7 +139,8 @@ class RunningVolumes:
             self._domain, f"SCSI controller {index}", functools.partial(_find_controller, index=index)
         )
         element = create_scsi_controller(index, model)
-        self._plan.actions.append(_plug_action(plugged, element, lambda found: found.get("model") == model))
+        plug = functools.partial(plugged.plug, element, lambda found: found.get("model") == model)
+        self._plan.actions.append(_plug_action(plugged, element, plug))
         devices_of(self._root).append(element)  # the next disk finds it
 
     def _unplug(self, element: ET.Element, disk: VolumeDisk) -> None:
@@ -166,7 +173,7 @@ class RunningVolumes:
         return Action("unplug disk", f"running domain {self._domain.name!r}", pretty(element), None, finish=unplug)
 
 
-def _plug_action(plugged: RunningDevice, element: ET.Element, is_as_requested: object) -> Action:
+def _plug_action(plugged: RunningDevice, element: ET.Element, plug: Callable[[], object]) -> Action:
     def unplug() -> None:
         plugged.unplug()
 
@@ -175,7 +182,7 @@ def _plug_action(plugged: RunningDevice, element: ET.Element, is_as_requested: o
         f"running domain {plugged.domain.name!r}",
         None,
         pretty(element),
-        functools.partial(plugged.plug, element, is_as_requested),  # type: ignore[arg-type]
+        plug,
         unplug,
     )
 
