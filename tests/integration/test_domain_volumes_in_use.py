@@ -83,3 +83,53 @@ def test_a_disk_that_its_guest_holds_is_unplugged_later(web: VolumeDomain) -> No
     web.virsh("destroy")
     assert web.converge(**empty("new"), purge=True)["actions"] == ["remove file"] * 2
     assert all(web.shell('test ! -e "$0"; echo gone', file) == "gone\n" for file in files)
+
+
+def test_a_snapshot_of_another_program_stays(web: VolumeDomain) -> None:
+    options = empty("own", "claim")
+    options["volumes"][1] = {"name": "claim", "persistentVolumeClaim": {"claimName": "data"}}
+    options.update(claims=CLAIMS, purge=True)
+    web.converge(**options)
+    web.virsh("start")
+    web.virsh("snapshot-create-as", "before-upgrade", "--disk-only", "--no-metadata")
+    before = web.state()
+    for state in ("running", "shut off"):
+        assert web.virsh("domstate").strip() == state
+        refused = web.declare(**options)
+        assert refused["error"] == "Conflict" and web.path("own") in refused["says"], refused
+        if state == "running":
+            web.virsh("destroy")
+    assert web.state() == before
+
+
+CLAIM = {"persistentVolumeClaim": {"claimName": "data"}}
+NEW = {"hostDisk": {"path": "/srv/volumes/new", "type": "DiskOrCreate", "capacity": "4Mi"}}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (CLAIM, {"persistentVolumeClaim": {"claimName": "7"}}),
+        (CLAIM, {"hostDisk": {"path": "/srv/volumes/link", "type": "Disk"}}),
+        (CLAIM, {"ephemeral": {"persistentVolumeClaim": {"claimName": "7"}}}),
+        (NEW, NEW),
+    ],
+)
+def test_two_disks_of_a_domain_are_not_the_same_data(
+    web: VolumeDomain, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    web.shell("ln /srv/volumes/data /srv/volumes/link")
+    options = empty("one", "two")
+    for volume, source in zip(options["volumes"], (first, second), strict=True):
+        del volume["emptyDisk"]
+        volume.update(source)
+    before = web.state()
+    assert web.declare(**options, claims=CLAIMS)["error"] == "Conflict"
+    # A disk of somebody else in the same domain.
+    path = "/srv/volumes/data" if "hostDisk" not in first else "/srv/volumes/new"
+    device = f"<disk type='file'><source file='{path}'/><target dev='vdz' bus='virtio'/></disk>"
+    web.execute(web.host, "virsh", "attach-device", web.name, "/dev/stdin", "--config", stdin=device)
+    options = {name: found[:1] for name, found in options.items()}
+    assert web.declare(**options, claims=CLAIMS)["error"] == "Conflict"
+    web.virsh("detach-disk", "vdz", "--config")
+    assert web.state()[1] == before[1] and web.shell("ls /srv/volumes").split() == ["base", "data", "link"]

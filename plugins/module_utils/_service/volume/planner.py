@@ -40,6 +40,7 @@ from .layers import LayerState
 from .options import VolumesOptions
 from .plan import VolumesPlan
 from .running import RunningVolumes, plan_growth
+from .same_disk import refuse_shared_data, refuse_snapshots
 from .sources import Source, SourcePlanner, VolumeWorld
 from .texts import read_keyed_data
 from .writers import DiskWriters
@@ -110,6 +111,8 @@ class DomainPlanner:
         names = [filesystem.name for filesystem in self._spec.filesystems]
         # Filesystems are exports, whose service knows the rest about their devices.
         converted = convert(self._spec, self._facts, facts, dict.fromkeys(names, ""))
+        live = {} if self._running is None else {disk.name: disk for _element, disk in volume_disks(self._running)}
+        refuse_snapshots(converted.disks, world.defined, live)
         for source in sources.values():
             self._plan.actions += source.actions
             self._plan.warnings += source.warnings
@@ -119,6 +122,7 @@ class DomainPlanner:
             frozenset(one.name for one in self._spec.data_volume_templates),
         )
         edit_definition(self._edit, converted, record, scsi_controller=self._facts.scsi_controller)
+        refuse_shared_data(converted.disks, self._edit.root)
         if self._edit.is_change:
             self._plan.actions.append(definition_action(self._edit))
         self._plan_growth(converted.disks, sources)
