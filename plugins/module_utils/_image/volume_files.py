@@ -14,8 +14,8 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 
-from .._core.directory import open_file_at, opened_directory, opened_file_at
-from .._core.errors import os_errors
+from .._core.directory import exists_at, open_file_at, opened_directory, opened_file_at
+from .._core.errors import StaleState, os_errors
 from .._core.records import dataclass
 from .image_file import disk_size
 from .layer_header import has_data, read_backing_name
@@ -194,11 +194,24 @@ def create_raw(path: str, size: int, owner: tuple[int, int] | None) -> None:
     :arg size: in bytes.
     :arg owner: uid and gid of the file.
     :raises NoSpace, FileAccessFailed: the file can't be created.
+    :raises StaleState: another program has created the file meanwhile.
     """
     directory, name = os.path.split(path)
     with new_image(directory, owner=owner, mode=SHARED_FILE_MODE) as part, os_errors(f"make {path}"):
         os.truncate(part.fd, size)
+        if exists_at(part.directory, name):
+            raise StaleState(f"Another program created {path} in the meantime, and the file stays.")
         part.publish_durably(part.directory, name)
+
+
+def remove_raw(path: str) -> None:
+    """Remove a raw disk that :func:`create_raw` created. The directory can be another user's.
+
+    :raises PathNotAllowed: that user has replaced the directory by a symbolic link to another user's directory.
+    :raises FileAccessFailed: the file can't be removed.
+    """
+    directory, name = os.path.split(path)
+    remove_files(directory, [name])
 
 
 __all__ = [
@@ -206,4 +219,5 @@ __all__ = [
     "VolumeFile",
     "create_raw",
     "grow_file",
+    "remove_raw",
 ]
