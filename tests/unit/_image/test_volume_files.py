@@ -176,3 +176,24 @@ def test_a_raw_disk_replaces_no_file_and_is_removed_only_where_it_was_made(tmp_p
     assert (ours / "disk").read_text() == "old"
     remove_raw(str(tmp_path / "moved" / "disk"))
     assert os.listdir(tmp_path / "moved") == []
+
+
+def test_qemu_passes_the_directory_whatever_the_umask_is(volumes: VolumeDirectory) -> None:
+    old = os.umask(0o077)
+    try:
+        volumes.write("a.iso", b"x")
+    finally:
+        os.umask(old)
+    around = os.path.dirname(volumes.path)
+    assert [owner_and_mode(path) for path in (around, volumes.path)] == [(0, 0, "drwx--x--x")] * 2
+    assert owner_and_mode(volumes.path_of("a.iso")) == (*OWNER, "-rw-------")
+
+
+@pytest.mark.parametrize(("owner", "mode"), [(1000, 0o700), (0, 0o777)])
+def test_the_directory_of_another_user_gets_no_secret(volumes: VolumeDirectory, owner: int, mode: int) -> None:
+    os.makedirs(volumes.path)
+    os.chmod(volumes.path, mode)
+    os.chown(volumes.path, owner, -1)
+    with refused(PathNotAllowed, option="directory"):
+        volumes.write("a.iso", b"secret")
+    assert os.listdir(volumes.path) == []
