@@ -4,10 +4,15 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from container_images import Layout, make_tar
+from lab import Lab
 from volume_domain import DIRECTORY, VolumeDomain
 
 #: Images as image_info returns them. The first is persistent, the second isn't.
@@ -153,3 +158,32 @@ def test_a_host_disk_is_no_file_of_the_system_or_of_another_volume(web: VolumeDo
         assert web.declare(**options)["error"] == error, path
     assert web.state() == before
     assert web.shell("readlink /srv/volumes/later; ls /etc/cron.d") == "/mnt/not-mounted/disk\ne2scrub_all\n"
+
+
+def test_what_qemu_writes_into_a_header_opens_no_file(web: VolumeDomain, site: Lab, tmp_path: Path) -> None:
+    """A guest that broke out into its QEMU can write any name into the header of its disks."""
+    layout = Layout(tmp_path / "layout")
+    layout.add("latest", make_tar(("disk/disk.img", b"\0" * (1 << 20))))
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        archive.add(layout.path, ".")
+    site.ssh(web.host, "cat >/srv/volumes/image.tar; head -c 1M /dev/zero >/srv/secret", stdin=data.getvalue())
+    options = empty("own", "image")
+    image = {"image": "oci-archive:/srv/volumes/image.tar", "persistent": True}
+    options["volumes"][1] = {"name": "image", "containerDisk": image}
+    web.declare(**options)
+    assert web.declare(**options)["actions"] == []
+    own, overlay = web.path("own"), web.path("image")
+    for path in (own, overlay):
+        web.shell('qemu-img rebase -u -F raw -b /srv/secret "$0"', path)
+    # libvirt gives a backing file that it finds to QEMU.
+    web.virsh("start")
+    assert web.shell("stat -c %U /srv/secret").strip() == "root"
+    assert "/srv/secret" not in web.virsh("dumpxml")
+    web.virsh("destroy")
+    web.declare()
+    options = {name: found[1:] for name, found in options.items()}
+    for name in ("json:{", "relative", "/srv/secret"):  # the definition doesn't have the base any more
+        web.shell('qemu-img rebase -u -F raw -b "$1" "$0"', overlay, name)
+        refused = web.declare(**options)
+        assert refused["error"] == "Conflict", refused

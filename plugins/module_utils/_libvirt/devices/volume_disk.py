@@ -58,6 +58,8 @@ class VolumeDisk:
     :arg target: the name of the device, such as ``vda``.
     :arg layer: the data; ``None`` for an empty drive.
     :arg backing: the data that an overlay is based on. ``None`` leaves the backing chain to libvirt.
+    :arg is_alone: whether the disk has no backing file, whatever its header names. QEMU could have written any file of
+        the host into the header, and libvirt would open that file to QEMU.
     :arg io_threads: the threads that share the disk's queues.
     :arg reservation: the socket of the helper for persistent reservations, or :data:`MANAGED`.
     :arg pci_address: such as ``0000:81:01.0``.
@@ -69,6 +71,7 @@ class VolumeDisk:
     device: str = "disk"
     layer: DiskLayer | None = None
     backing: DiskLayer | None = None
+    is_alone: bool = False
     model: str | None = None
     cache: str | None = None
     error_policy: str | None = None
@@ -96,6 +99,7 @@ class VolumeDisk:
         """
         chosen = [name for name in _CHOSEN_BY_LIBVIRT if getattr(self, name) is None]
         chosen += ["read_only"] if self.device == "cdrom" else []
+        chosen += [] if self.is_alone else ["is_alone"]
         names = [field.name for field in fields(self)]
         return [name for name in names if name not in chosen and getattr(self, name) != getattr(other, name)]
 
@@ -119,6 +123,7 @@ def read_volume_disk(element: ET.Element) -> VolumeDisk:
         device=device,
         layer=_read_layer(element, element.get("type"), attribute(element, "driver", "type")),
         backing=_read_backing(element),
+        is_alone=_is_empty_store(element.find("backingStore")),
         model=element.get("model"),
         cache=attribute(element, "driver", "cache"),
         error_policy=attribute(element, "driver", "error_policy"),
@@ -157,6 +162,11 @@ def _read_backing(element: ET.Element) -> DiskLayer | None:
     if found is None or layer is None:
         return None
     return replace(layer, keeps_owner=attribute(found, f"source/{_OWNER_LABEL}", "relabel") == "no")
+
+
+def _is_empty_store(store: ET.Element | None) -> bool:
+    """Return whether the element ends a backing chain."""
+    return store is not None and store.get("type") is None and len(store) == 0
 
 
 def _read_reservation(element: ET.Element) -> str | None:
@@ -199,6 +209,7 @@ def write_volume_disk(element: ET.Element, disk: VolumeDisk) -> None:
         element.set("model", disk.model)
     _write_driver(obtain_child(element, "driver"), disk)
     _write_source(element, disk)
+    _write_end(element, is_alone=disk.is_alone)
     _write_backing(element, disk.backing)
     target = obtain_child(element, "target")
     for name, value in (("dev", disk.target), ("bus", disk.bus), ("tray", disk.tray)):
@@ -252,6 +263,15 @@ def _write_source(element: ET.Element, disk: VolumeDisk) -> None:
 
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
+
+
+def _write_end(element: ET.Element, *, is_alone: bool) -> None:
+    """Let the backing chain end with the disk itself, or not."""
+    store = element.find("backingStore")
+    if is_alone:
+        obtain_child(element, "backingStore").clear()
+    elif store is not None and _is_empty_store(store):
+        element.remove(store)
 
 
 def _write_backing(element: ET.Element, backing: DiskLayer | None) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from ..._core.plan import Action
 from ..._core.records import dataclass
 from ..._image.container.cache import ContainerDiskCache, DiskRequest
-from ..._image.container.store import CachedDisk
+from ..._image.container.store import CachedDisk, DiskStore
 from ..._image.volume_files import VolumeDirectory
 from ..._libvirt.devices.volume_disk import DiskLayer
 from ..._model.domain_volumes import DomainVolumes
@@ -125,8 +125,20 @@ class ContainerDisks:
         return found, actions
 
     def _state(self, disk: CachedDisk) -> LayerState:
-        layer = DiskLayer(self._cache.store.file(disk.checksum), False, disk.format, keeps_owner=True)
-        return LayerState(layer, disk.virtual_size, False, BlockSize(512, 512))
+        return LayerState(_layer_of(self._cache.store, disk), disk.virtual_size, False, BlockSize(512, 512))
 
 
-__all__ = ["ContainerDisks", "PullOptions"]
+def read_cached(store: DiskStore) -> dict[str, DiskLayer]:
+    """Return the disks in a cache by path.
+
+    :raises FileAccessFailed: the cache can't be read.
+    """
+    layers = (_layer_of(store, disk) for disk in store.read_records())
+    return {layer.path: layer for layer in layers}
+
+
+def _layer_of(store: DiskStore, disk: CachedDisk) -> DiskLayer:
+    return DiskLayer(store.file(disk.checksum), False, disk.format, keeps_owner=True)
+
+
+__all__ = ["ContainerDisks", "PullOptions", "read_cached"]

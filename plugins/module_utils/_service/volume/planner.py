@@ -23,13 +23,14 @@ from ..._libvirt.devices.volume_record import VolumeRecord, read_record
 from ..._libvirt.domain_xml import parse
 from ..._libvirt.edit import SAVED_STATE, DefinitionEdit
 from ..._model.metrics import metrics_file
+from ..._model.volume_sources import ContainerDisk
 from ..._volume.admission.declaration import accept_declaration
 from ..._volume.connection import connect_disks
 from ..._volume.conversion import convert
 from ..._volume.facts import DomainFacts
 from ..._volume.media import GuestFiles, Identity, tagged_devices
 from .claims import Claims
-from .container_disks import ContainerDisks
+from .container_disks import ContainerDisks, read_cached
 from .data_volumes import DataVolumes
 from .definition import definition_action, edit_definition
 from .domain_facts import read_domain_facts
@@ -88,6 +89,10 @@ class DomainPlanner:
     def _is_in_use(self) -> bool:
         """Return whether a guest goes on with the present data: it runs, or the next start resumes it."""
         return self._running is not None or self._saved is not None
+
+    @property
+    def _has_container_disks(self) -> bool:
+        return any(isinstance(volume.source, ContainerDisk) for volume in self._spec.volumes)
 
     def data_volumes(self, log: Callable[[str], object]) -> DataVolumes:
         """Return the images that the declaration imports."""
@@ -182,6 +187,7 @@ class DomainPlanner:
             container_disks=container_disks,
             templates={one.name: one for one in self._spec.data_volume_templates},
             metrics=self._metrics,
+            cached=read_cached(DiskStore(self._options.cache)) if self._has_container_disks else {},
             own_directories=(self._options.directory, self._options.cache),
         )
 

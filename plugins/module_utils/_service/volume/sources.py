@@ -75,6 +75,7 @@ class VolumeWorld:
     :arg files: the files of volumes with texts.
     :arg container_disks: the base of a container disk, by the name of the volume. It is missing for an overlay that
         stays, and in check mode for an image that isn't pulled yet.
+    :arg cached: the disks in the cache of container images, by path.
     :arg templates: the data volumes of the declaration, by name.
     :arg metrics: the directory for the disk with metrics of the domain.
     :arg own_directories: the directories of this collection, for the volumes of all domains and for container disks.
@@ -90,6 +91,7 @@ class VolumeWorld:
     container_disks: Mapping[str, LayerState]
     templates: Mapping[str, DataVolumeTemplate]
     metrics: VolumeDirectory
+    cached: Mapping[str, DiskLayer] = field(default_factory=dict)
     own_directories: tuple[str, ...] = ()
 
 
@@ -170,13 +172,26 @@ class SourcePlanner:
         path, found = self._world.directory.path_of(file), self._world.directory.overlay(file)
         if found is None or found.backing is None:
             return None
-        defined = self._world.defined.get(name)
+        backing = self._backing_of(name, path, found.backing)
         facts = VolumeFacts(
-            layer=DiskLayer(path, False, "qcow2"),
-            backing=None if defined is None else defined.backing,
-            has_direct_io=have_direct_io(path, found.backing),
+            layer=DiskLayer(path, False, "qcow2"), backing=backing, has_direct_io=have_direct_io(path, backing.path)
         )
         return Source(facts, found.size, capacity or 0)
+
+    def _backing_of(self, name: str, path: str, header: str) -> DiskLayer:
+        """Return the base of an overlay that stays.
+
+        :arg header: the name in the header. QEMU can have written the name of any file of the host there, so that only
+            a container disk is accepted from it.
+        :raises Conflict: the definition lacks the base, and the header names another file.
+        """
+        defined = self._world.defined.get(name)
+        if defined is not None and defined.backing is not None:
+            return defined.backing
+        base = self._world.cached.get(header)
+        if base is None:
+            raise Conflict(f"{path} is not used: its header names {header!r}, which is no disk in the cache.")
+        return base
 
     def _new_overlay(self, name: str) -> Source:
         path = self._world.directory.path_of(f"{name}.qcow2")
@@ -211,6 +226,7 @@ class SourcePlanner:
         found = directory.overlay(file)
         facts = VolumeFacts(
             layer=DiskLayer(target, False, "qcow2"),
+            is_alone=True,
             has_direct_io=have_direct_io(target),
             is_allocated=is_thick if found is None else found.allocated >= found.size,
         )

@@ -55,7 +55,8 @@ def devices(draw: st.DrawFn) -> VolumeDisk:
         bus=bus,
         device=device,
         layer=None if device == "cdrom" and draw(st.booleans()) else layer,
-        backing=draw(st.none() | BACKINGS),
+        backing=(backing := draw(st.none() | BACKINGS)),
+        is_alone=backing is None and draw(st.booleans()),
         model=draw(choice("virtio", "virtio-non-transitional")),
         cache=draw(choice("none", "writeback")),
         error_policy=draw(choice("stop", "report")),
@@ -135,7 +136,7 @@ def test_what_libvirt_adds_is_no_difference() -> None:
         "iso", "sda", "sata", "cdrom", DiskLayer("/i/a.iso"), cache="none", error_policy="stop", tray="closed"
     )
     found = read_volume_disk(domain_xml.parse(PRINTED))
-    assert found == replace(declared, read_only=True)
+    assert found == replace(declared, read_only=True, is_alone=True)
     assert declared.differences(found) == []
     assert replace(declared, serial="A", cache="writeback").differences(found) == ["cache", "serial"]
 
