@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Iterator, Sequence
 
 from .._core.directory import exists_at, is_writable_for_others, open_file_at, opened_directory, opened_file_at
 from .._core.errors import PathNotAllowed, StaleState, os_errors
 from .._core.records import dataclass
+from .._host.made_directory import open_or_make
 from .image_file import disk_size
 from .layer_header import has_data, read_backing_name
 from .new_image import NewImage, new_image, remove_files
@@ -186,16 +186,12 @@ class VolumeDirectory:
 def make_passable(path: str) -> None:
     """Create the directory ``path`` and its missing parents, through which QEMU opens files. The umask doesn't matter.
 
+    :raises PathNotAllowed: a symbolic link of another user leads there.
     :raises FileAccessFailed: a directory can't be created.
     """
     with os_errors(f"create the directory {path}"):
-        missing = []
-        while not os.path.isdir(path):
-            missing.append(path)
-            path = os.path.dirname(path)
-        for one in reversed(missing):
-            os.mkdir(one, mode=stat.S_IRWXU)
-            os.chmod(one, DIRECTORY_MODE)
+        for one in (os.path.dirname(path), path):
+            os.close(open_or_make(one, DIRECTORY_MODE))
 
 
 def grow_file(path: str, format: str, size: int, *, sparse: bool) -> None:

@@ -102,7 +102,7 @@ def test_a_device_is_changed_to_another_one(old: VolumeDisk, new: VolumeDisk) ->
     expected = replace(
         new,
         model=new.model or old.model,
-        backing=new.backing or old.backing,
+        backing=new.backing or (None if new.is_alone else old.backing),
         pci_address=new.pci_address or (None if new.scsi_address else old.pci_address),
         scsi_address=new.scsi_address or (old.scsi_address if new.bus == "scsi" else None),
     )
