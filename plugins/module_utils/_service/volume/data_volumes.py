@@ -79,6 +79,11 @@ class DataVolumes:
         with read_catalog(self._catalog, missing_ok=False) as catalog:
             return [(place, one) for place, one in templates if IMAGES.find(catalog, one.name) is None]
 
+    @property
+    def imported(self) -> frozenset[str]:
+        """Return the names of the images that this run imports. An image that existed belongs to somebody else."""
+        return frozenset(template.name for _place, template in self._missing)
+
     def look(self) -> list[Action]:
         """Return the imports that are missing, without a change.
 

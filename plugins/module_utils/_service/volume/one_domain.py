@@ -38,7 +38,7 @@ class OneDomain(Service):
         volumes = planner.data_volumes(self.log)
         before = [*pulls, *volumes.look()]
         try:
-            planner.plan_all(bases)
+            planner.plan_all(bases, volumes.imported)
         except DependencyMissing as error:
             if not before:
                 raise
@@ -77,7 +77,7 @@ class OneDomain(Service):
         before += volumes.create()
         with self.exclusive():
             plan, planner = self._begin()
-            planner.plan_all(bases)
+            planner.plan_all(bases, volumes.imported)
             plan.run()
         if plan.changed:
             self._host.forget()

@@ -102,10 +102,11 @@ class DomainPlanner:
     def _cache(self, log: Callable[[str], object]) -> ContainerDiskCache:
         return ContainerDiskCache(DiskStore(self._options.cache), log)
 
-    def plan_all(self, container_disks: Mapping[str, LayerState]) -> None:
+    def plan_all(self, container_disks: Mapping[str, LayerState], imported: Collection[str]) -> None:
         """Plan the data of all volumes, the definition, the running domain, and the filesystems.
 
         :arg container_disks: the cached disks of container images, by the name of the volume.
+        :arg imported: the names of the images that this run imports. They go with the domain.
         """
         disks = connect_disks(self._spec, self._facts)
         places = {volume.name: place for place, volume in enumerate(self._spec.volumes)}
@@ -124,7 +125,7 @@ class DomainPlanner:
         self._plan_filesystems(world)
         record = VolumeRecord(
             frozenset([*(disk.name for disk in disks), *names]),
-            frozenset(one.name for one in self._spec.data_volume_templates),
+            frozenset(one.name for one in self._spec.data_volume_templates) & {*self._record.data_volumes, *imported},
         )
         edit_definition(self._edit, converted, record, scsi_controller=self._facts.scsi_controller)
         refuse_shared_data(converted.disks, self._edit.root)
