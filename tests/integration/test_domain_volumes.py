@@ -58,6 +58,12 @@ def bus(name: str, **device: Any) -> dict[str, Any]:
     return {"name": name, **(device or {"disk": {"bus": "virtio"}})}
 
 
+def let_qemu_write(domain: VolumeDomain, disk: str, byte: int) -> None:
+    """Let QEMU write to the beginning of a disk on virtio, like the guest does."""
+    line = f'qemu-io -d /machine/peripheral/ua-{disk}/virtio-backend "write -P {byte} 0 512"'
+    assert domain.virsh("qemu-monitor-command", "--hmp", line).strip() == ""
+
+
 def container_image(directory: Path, *entries: tuple[str, bytes]) -> bytes:
     """Return an archive of a container image in OCI's layout."""
     layout = Layout(directory / "layout")
@@ -295,6 +301,38 @@ def test_two_domains_do_not_write_to_one_image(web: VolumeDomain, domain: Callab
     for one in (web, other):
         one.virsh("start")  # QEMU's locks let both write
         assert one.disk("one").find("driver").get("cache") == "none"
+    for number, one in enumerate((web, other), start=7):
+        let_qemu_write(one, "one", number)
+        assert "verification failed" not in web.shell(
+            f'qemu-io -U -f raw -c "read -P {number} 0 512" "$0"', web.path("one")
+        )
+
+
+def test_threads_and_queues(web: VolumeDomain) -> None:
+    """QEMU itself tells the thread of each disk. The domain has one processor, so two threads are the limit."""
+    names = ["first", "second", "third"]
+    options = {
+        "disks": [{**bus(name), "dedicatedIOThread": name == "first"} for name in names],
+        "volumes": [{"name": name, "emptyDisk": {"capacity": "1Mi"}} for name in names],
+        "io_threads_policy": "auto",
+        "disable_hotplug": True,  # the domain has four ports
+    }
+    web.converge(**options)
+    web.virsh("start")
+    threads = {}
+    for name in names:
+        question = {"path": f"/machine/peripheral/ua-{name}", "property": "iothread"}
+        request = json.dumps({"execute": "qom-get", "arguments": question})
+        answer = json.loads(web.virsh("qemu-monitor-command", request))
+        threads[name] = answer["return"].rpartition("/")[2]
+    assert threads == {"first": "iothread2", "second": "iothread1", "third": "iothread1"}
+    assert web.declare(**options)["actions"] == []
+    # The domain runs with its threads, so another disk needs no restart.
+    options["disks"].append(bus("fourth"))
+    options["volumes"].append({"name": "fourth", "emptyDisk": {"capacity": "1Mi"}})
+    assert web.converge(**options)["restart_reasons"] == []
+    web.converge()
+    assert "iothread" not in web.definition()
 
 
 def test_the_module(web: VolumeDomain, module: Callable[..., dict[str, Any]], execute: Callable[..., str]) -> None:
