@@ -30,11 +30,11 @@ from ..._model.metrics import metrics_file
 from ..._volume.admission.declaration import accept_declaration
 from ..._volume.connection import connect_disks
 from ..._volume.conversion import convert
-from ..._volume.facts import DomainFacts
 from ..._volume.media import GuestFiles, Identity, tagged_devices
 from ..domain_restart import finish, read_restart
 from ..host_lock import libvirt_lock
 from ..service import Service
+from .adoption import adopt_disks, check_adopted
 from .claims import Claims
 from .container_disks import ContainerDisks
 from .data_volumes import DataVolumes
@@ -47,7 +47,7 @@ from .plan import VolumesPlan
 from .running import RunningVolumes, plan_growth
 from .sources import Source, SourcePlanner, VolumeWorld
 from .texts import read_keyed_data
-from .writers import DiskWriters
+from .writers import DiskWriters, WritableDisks
 
 
 class DomainVolumesService(Service):
@@ -130,22 +130,23 @@ class DomainPlanner:
         self._running_text = text
         self._running = None if text is None else parse(text)
         self._record = read_record(self._edit.root)
-        self._facts = self._read_facts()
+        declared = self._declared_names()
+        self._adopted = adopt_disks(self._edit.root, declared)
+        self._facts = read_domain_facts(
+            self._edit.root, self._running, declared | self._record.names, self._hypervisor.version
+        )
         self._spec = accept_declaration(self._options.declaration, self._facts)
         owner = read_qemu_ids(self._hypervisor)
         self._directory = VolumeDirectory(os.path.join(self._options.directory, domain.uuid), owner)
         self._metrics = VolumeDirectory(os.path.dirname(metrics_file(domain.uuid)), owner)
 
-    def _read_facts(self) -> DomainFacts:
-        declared = {
+    def _declared_names(self) -> set[str]:
+        return {
             str(one.get("name"))
             for option in ("disks", "filesystems", "volumes")
             for one in self._options.declaration.get(option, [])
             if isinstance(one, Mapping)
         }
-        return read_domain_facts(
-            self._edit.root, self._running, declared | self._record.names, self._hypervisor.version
-        )
 
     def container_disks(self, log: Callable[[str], object]) -> ContainerDisks:
         """Return the disks in container images that the declaration names."""
@@ -174,6 +175,7 @@ class DomainPlanner:
         names = [filesystem.name for filesystem in self._spec.filesystems]
         # Filesystems are exports, whose service knows the rest about their devices.
         converted = convert(self._spec, self._facts, facts, dict.fromkeys(names, ""))
+        check_adopted(self._domain.name, self._adopted, converted.disks)
         for source in sources.values():
             self._plan.actions += source.actions
             self._plan.warnings += source.warnings
@@ -235,7 +237,7 @@ class DomainPlanner:
             files_in_use=frozenset(_disk_paths(self._edit.root) | _disk_paths(self._running)),
             files=GuestFiles(self._spec, identity, read_keyed_data, tagged_devices(list(defined.values()), tags)),
             claims=Claims(self._options.catalog, self._options.claims),
-            writers=DiskWriters(self._hypervisor, self._domain.name),
+            writers=DiskWriters(WritableDisks(self._hypervisor), self._domain.name),
             container_disks=container_disks,
             templates={one.name: one for one in self._spec.data_volume_templates},
             metrics=self._metrics,
@@ -243,7 +245,9 @@ class DomainPlanner:
 
     def _plan_growth(self, disks: tuple[VolumeDisk, ...], sources: Mapping[str, Source]) -> None:
         """Plan the growth of existing data: by QEMU where a domain runs, else in the file."""
-        running = {} if self._running is None else {disk.name: disk for _element, disk in volume_disks(self._running)}
+        names = {disk.name for disk in disks}
+        found = [] if self._running is None else volume_disks(self._running, names)
+        running = {disk.name: disk for _element, disk in found}
         for disk in disks:
             source = sources.get(disk.name)
             if source is None or source.current is None or disk.layer is None:

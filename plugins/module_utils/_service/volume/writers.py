@@ -14,35 +14,22 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from ..._core.errors import LibvirtFailed, NotFound
+from ..._core.records import dataclass
 from ..._libvirt.connection import Hypervisor
 from ..._libvirt.domain_xml import attribute, devices, parse
 
 
-class DiskWriters:
-    """The domains of a hypervisor that can write to a file or block device. They are read once.
+class WritableDisks:
+    """The disks of all domains of a hypervisor that can be written to. They are read once."""
 
-    :arg domain: the name of the domain that isn't counted.
-    """
-
-    def __init__(self, hypervisor: Hypervisor, domain: str) -> None:
+    def __init__(self, hypervisor: Hypervisor) -> None:
         self._hypervisor = hypervisor
-        self._domain = domain
-
-    def of(self, path: str, *, is_shareable: bool) -> tuple[str, ...]:
-        """Return the names of the domains with which a domain can't have the disk ``path``, too.
-
-        :arg is_shareable: whether the domain's own disk is shareable. Then others can be, too.
-        """
-        users = self._users.get(os.path.realpath(path), {})
-        return tuple(sorted(name for name, may_share in users.items() if not (is_shareable and may_share)))
 
     @functools.cached_property
-    def _users(self) -> Mapping[str, dict[str, bool]]:
+    def users(self) -> Mapping[str, Mapping[str, bool]]:
         """Return by path the domains that can write, and whether each of their disks is shareable."""
         found: dict[str, dict[str, bool]] = defaultdict(dict)
         for domain in self._hypervisor.domains():
-            if domain.name == self._domain:
-                continue
             with contextlib.suppress(LibvirtFailed, NotFound):  # the domain may have just been removed
                 texts = [domain.persistent_xml(secrets=False)] if domain.is_persistent else []
                 running = domain.running_xml()
@@ -51,6 +38,26 @@ class DiskWriters:
                         known = found[os.path.realpath(path)]
                         known[domain.name] = known.get(domain.name, True) and is_shareable
         return found
+
+
+@dataclass(frozen=True)
+class DiskWriters:
+    """The other domains that can write to the disks of a domain.
+
+    :arg domain: the name of the domain.
+    """
+
+    disks: WritableDisks
+    domain: str
+
+    def of(self, path: str, *, is_shareable: bool) -> tuple[str, ...]:
+        """Return the names of the domains with which a domain can't have the disk ``path``, too.
+
+        :arg is_shareable: whether the domain's own disk is shareable. Then others can be, too.
+        """
+        users = self.disks.users.get(os.path.realpath(path), {})
+        others = (name for name, may_share in users.items() if not (is_shareable and may_share))
+        return tuple(sorted(name for name in others if name != self.domain))
 
 
 def _writable_disks(root: ET.Element) -> list[tuple[str, bool]]:
@@ -63,4 +70,4 @@ def _writable_disks(root: ET.Element) -> list[tuple[str, bool]]:
     ]
 
 
-__all__ = ["DiskWriters"]
+__all__ = ["DiskWriters", "WritableDisks"]
