@@ -135,6 +135,7 @@ SHARED = {
         "test_vm_disk.py",
     ),
     "site 2": (
+        "test_domain_volumes.py",
         "test_hostile_guest.py",
         "test_live_calls.py",
         "test_virtiofs_daemon.py",

@@ -50,8 +50,10 @@ def first_difference(
 
 
 def _attributes(element: ET.Element) -> dict[str, str]:
-    omitted = _OMITTED.get(str(element.tag))
-    return {name: value for name, value in element.attrib.items() if (name, value) != omitted}
+    omitted = {_OMITTED.get(str(element.tag))}
+    if element.tag == "disk" and element.find("source") is None:  # the type of an empty drive is libvirt's choice
+        omitted.add(("type", element.get("type", "")))
+    return {name: value for name, value in element.attrib.items() if (name, value) not in omitted}
 
 
 def _group(element: ET.Element) -> list[ET.Element]:

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
+
 from ..._core.plan import Action
 from ..._libvirt.devices.alias import name_of
 from ..._libvirt.devices.io_threads import count_io_threads, set_io_threads
@@ -20,6 +22,7 @@ from ..._libvirt.devices.volume_disk import (
 )
 from ..._libvirt.devices.volume_record import VolumeRecord, read_record, write_record
 from ..._libvirt.domain_xml import devices as devices_of
+from ..._libvirt.domain_xml import require_child
 from ..._libvirt.edit import DefinitionEdit
 from ..._volume.conversion import DomainDevices
 from .same_data import differences
@@ -49,6 +52,7 @@ def edit_definition(
     if threads.count and (threads.pins or count_io_threads(edit.root) != threads.count):
         set_io_threads(edit.root, threads.count, threads.pins)
     _edit_channel(edit, is_wanted=devices.has_metrics_port)
+    _edit_boot_devices(edit.root)
     write_record(edit.root, record)
 
 
@@ -73,6 +77,20 @@ def _edit_channel(edit: DefinitionEdit, *, is_wanted: bool) -> None:
         edit.add_device(create_metrics_channel())
     elif element is not None and not is_wanted and is_own_channel(element):
         edit.remove_device(element)
+
+
+def _edit_boot_devices(root: ET.Element) -> None:
+    """Let the boot orders of devices replace the list of boot devices, because libvirt accepts only one of both.
+
+    Without any order, a hard disk is the boot device, which is libvirt's default.
+    """
+    system = require_child(root, "os")
+    listed = system.findall("boot")
+    if devices_of(root).find("*/boot[@order]") is not None:
+        for element in listed:
+            system.remove(element)
+    elif not listed and system.find("kernel") is None and system.findtext("type") == "hvm":
+        ET.SubElement(system, "boot", {"dev": "hd"})
 
 
 def definition_action(edit: DefinitionEdit) -> Action:
