@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ET
 
 from ..._core.plan import Action
 from ..._libvirt.devices.alias import name_of
+from ..._libvirt.devices.boot import has_boot_numbers, settle_boot_order
 from ..._libvirt.devices.io_threads import count_io_threads, set_io_threads
 from ..._libvirt.devices.metrics_channel import create_metrics_channel, find_metrics_channel, is_own_channel
 from ..._libvirt.devices.scsi import create_scsi_controller, find_scsi_controller
@@ -25,6 +26,7 @@ from ..._libvirt.domain_xml import devices as devices_of
 from ..._libvirt.domain_xml import require_child
 from ..._libvirt.edit import DefinitionEdit
 from ..._volume.conversion import DomainDevices
+from .domain_facts import format_cpu_set, parse_cpu_set
 from .same_data import differences
 
 #: Fields whose change needs a new device, because the old address or name doesn't fit any more.
@@ -39,7 +41,7 @@ def edit_definition(
     :arg record: the new record. It has the filesystems, too, which are devices of another service.
     :arg scsi_controller: the index of the controller for disks on SCSI.
     """
-    recorded = read_record(edit.root).names
+    recorded, had_numbers = read_record(edit.root).names, has_boot_numbers(edit.root)
     wanted = {disk.name: disk for disk in devices.disks}
     for element, disk in list(volume_disks(edit.root)):
         if disk.name in recorded and disk.name not in wanted:
@@ -48,9 +50,12 @@ def edit_definition(
         edit.add_device(create_scsi_controller(str(scsi_controller), devices.scsi_model))
     for disk in devices.disks:
         _edit_disk(edit, disk)
+    settle_boot_order(edit.root, had_numbers=had_numbers)
     threads = devices.io_threads
     if threads.count and (threads.pins or count_io_threads(edit.root) != threads.count):
-        set_io_threads(edit.root, threads.count, threads.pins)
+        # libvirt writes sets in its own form, and would seem to change others.
+        pins = {number: format_cpu_set(parse_cpu_set(pin)) for number, pin in threads.pins.items()}
+        set_io_threads(edit.root, threads.count, pins)
     _edit_channel(edit, is_wanted=devices.has_metrics_port)
     _edit_boot_devices(edit.root)
     write_record(edit.root, record)

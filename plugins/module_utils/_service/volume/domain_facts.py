@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from ..._core.errors import InvalidInput
 from ..._libvirt.devices.alias import name_of
@@ -109,4 +109,15 @@ def parse_cpu_set(text: str | None) -> tuple[int, ...]:
     return tuple(sorted(set(found)))
 
 
-__all__ = ["parse_cpu_set", "read_domain_facts"]
+def format_cpu_set(processors: Sequence[int]) -> str:
+    """Return a set of processors as libvirt writes it, such as ``0-3,8``."""
+    parts: list[list[int]] = []
+    for processor in sorted(processors):
+        if parts and parts[-1][-1] == processor - 1:
+            parts[-1].append(processor)
+        else:
+            parts.append([processor])
+    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+__all__ = ["format_cpu_set", "parse_cpu_set", "read_domain_facts"]

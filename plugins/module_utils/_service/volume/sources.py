@@ -275,7 +275,7 @@ class SourcePlanner:
         current = None if defined is None or defined.layer is None else defined.layer.path
         old = None
         if current is not None and os.path.dirname(current) == directory.path:
-            old = _read_medium(directory.medium(os.path.basename(current)))
+            old = read_medium(directory.medium(os.path.basename(current)))
         if current is None or old != (label, files):
             names = [f"{name}.iso", *(f"{name}.{number}.iso" for number in range(1, _MEDIUM_NAMES))]
             current = next(path for path in map(directory.path_of, names) if path not in self._world.files_in_use)
@@ -310,7 +310,7 @@ def _creation(
     return Action(name, path, before, after, prepare=(prepare,))
 
 
-def _read_medium(data: bytes | None) -> tuple[str, Mapping[str, bytes]] | None:
+def read_medium(data: bytes | None) -> tuple[str, Mapping[str, bytes]] | None:
     """Return the label and the files of a small disk; ``None`` for one that can't be read."""
     try:
         return None if data is None else (read_labels(data).volume_id, read_files(data))
@@ -318,4 +318,4 @@ def _read_medium(data: bytes | None) -> tuple[str, Mapping[str, bytes]] | None:
         return None
 
 
-__all__ = ["Source", "SourcePlanner", "VolumeWorld"]
+__all__ = ["Source", "SourcePlanner", "VolumeWorld", "read_medium"]
