@@ -30,7 +30,7 @@ from .domain_facts import format_cpu_set, parse_cpu_set
 from .same_data import differences
 
 #: Fields whose change needs a new device, because the old address or name doesn't fit any more.
-_PLACE = {"target", "bus", "device", "scsi_address"}
+PLACE = {"target", "bus", "device", "scsi_address"}
 
 
 def edit_definition(
@@ -67,7 +67,7 @@ def _edit_disk(edit: DefinitionEdit, disk: VolumeDisk) -> None:
         edit.add_device(create_volume_disk(disk))
         return
     changed = set(differences(disk, read_volume_disk(element)))
-    if changed & _PLACE:
+    if changed & PLACE:
         edit.remove_device(element)
         edit.add_device(create_volume_disk(disk))
     elif changed:
@@ -104,4 +104,4 @@ def definition_action(edit: DefinitionEdit) -> Action:
     return Action("change definition", f"domain {edit.domain.name!r}", before, after, edit.apply, edit.undo)
 
 
-__all__ = ["definition_action", "edit_definition"]
+__all__ = ["PLACE", "definition_action", "edit_definition"]

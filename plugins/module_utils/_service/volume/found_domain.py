@@ -38,6 +38,7 @@ from ..._volume.reading_back.declaration import FoundDomain, read_back, refused_
 from ..._volume.reading_back.disks import FoundVolume
 from .adoption import adopt_disks
 from .claims import Claims
+from .definition import PLACE
 from .domain_facts import read_domain_facts
 from .found_sources import FoundSource, HostImages, SourceFinder
 from .same_data import differences
@@ -243,11 +244,19 @@ class DomainReader:
         )
 
     def _compare(self, parts: Parts, sources: Mapping[str, Source], converted: DomainDevices) -> None:
-        """Note what ``domain_volumes`` changes with the declaration."""
+        """Note what ``domain_volumes`` changes with the declaration.
+
+        :raises LeftOut: a disk would be adopted at another place, where its guest may not find the disk.
+        """
+        changes = {found.name: differences(disk, found) for disk, found in zip(converted.disks, parts.disks)}
+        moved = {name: sorted(PLACE.intersection(changes[name])) for name in self._adopted & changes.keys()}
+        _require_declarable(
+            {name: f"domain_volumes would give it another {', '.join(one)}" for name, one in moved.items() if one}
+        )
         for source in parts.sources.values():
             self._warnings += source.warnings
-        for disk, found in zip(converted.disks, parts.disks):
-            changed = differences(disk, found)
+        for disk in converted.disks:
+            changed = changes[disk.name]
             actions = [action.name for action in sources[disk.name].actions] if disk.name in sources else []
             if changed:
                 self._warnings.append(f"domain_volumes gives the disk {disk.name!r} another {', '.join(changed)}.")
