@@ -12,8 +12,8 @@ description:
   - Reads the definition of a domain, and returns the options of M(granary.vmstore.domain_volumes) that give the same
     devices again. So a domain that exists can be turned into a play.
   - The source of a volume is found from its data. An image of the catalog is a C(persistent_volume_claim), or a
-    C(data_volume) if it goes with the domain. Files that M(granary.vmstore.domain_volumes) has made are the volumes that
-    they were made for. Any other raw file or block device is a C(host_disk).
+    C(data_volume) if it goes with the domain. Files that M(granary.vmstore.domain_volumes) has made are the volumes
+    that they were made for. Any other raw file or block device is a C(host_disk).
   - A disk without an alias of this collection has the name of its target, such as V(vda).
     M(granary.vmstore.domain_volumes) adopts the disk under this name.
   - Options with default values are left out. Where a domain has no value for a cache, for input and output or for

@@ -10,7 +10,6 @@ import xml.etree.ElementTree as ET
 
 from ..._core.plan import Action
 from ..._libvirt.devices.alias import name_of
-from ..._libvirt.devices.boot import has_boot_numbers, settle_boot_order
 from ..._libvirt.devices.io_threads import count_io_threads, set_io_threads
 from ..._libvirt.devices.metrics_channel import create_metrics_channel, find_metrics_channel, is_own_channel
 from ..._libvirt.devices.scsi import create_scsi_controller, find_scsi_controller
@@ -41,7 +40,7 @@ def edit_definition(
     :arg record: the new record. It has the filesystems, too, which are devices of another service.
     :arg scsi_controller: the index of the controller for disks on SCSI.
     """
-    recorded, had_numbers = read_record(edit.root).names, has_boot_numbers(edit.root)
+    recorded = read_record(edit.root).names
     wanted = {disk.name: disk for disk in devices.disks}
     for element, disk in list(volume_disks(edit.root)):
         if disk.name in recorded and disk.name not in wanted:
@@ -50,7 +49,6 @@ def edit_definition(
         edit.add_device(create_scsi_controller(str(scsi_controller), devices.scsi_model))
     for disk in devices.disks:
         _edit_disk(edit, disk)
-    settle_boot_order(edit.root, had_numbers=had_numbers)
     threads = devices.io_threads
     if threads.count and (threads.pins or count_io_threads(edit.root) != threads.count):
         # libvirt writes sets in its own form, and would seem to change others.
