@@ -96,6 +96,7 @@ HOST = (
     "_service/test_directory.py",
     "_service/test_export_owner.py",
     "_service/test_foretelling.py",
+    "_service/test_found_sources.py",
     "_service/test_full_file_system.py",
     "_service/test_image.py",
     "_service/test_image_data.py",
