@@ -141,8 +141,9 @@ def test_a_declared_domain(site: Lab, web: VolumeDomain, tmp_path: Path) -> None
     declaration = found["declaration"]
     given = {one["name"]: one for one in options["disks"]}
     assert {one["name"]: one for one in declaration["disks"]} == given
+    # With one processor, the policy adds nothing to the dedicated thread.
     assert {one: declaration[one] for one in declaration if one not in ("disks", "filesystems", "volumes")} == {
-        one: options[one] for one in ("metadata", "io_threads_policy", "block_multi_queue", "downward_metrics")
+        one: options[one] for one in ("metadata", "block_multi_queue", "downward_metrics")
     }
     sources = {one["name"]: one for one in declaration["volumes"]}
     renamed = {
@@ -211,7 +212,7 @@ def test_a_disk_of_somebody_else(web: VolumeDomain) -> None:
     assert f"{VOLUMES}/thick" not in web.virsh("domblklist")
     web.virsh("destroy")
     web.virsh("start")
-    again = web.read_back(claims=CLAIMS)
+    again = web.read_back(claims=CLAIMS[:1])
     assert {**again["declaration"], "claims": CLAIMS} == fewer
     assert again["warnings"] == [] and again["left_out"] == found["left_out"]
     done = web.declare(**fewer)
