@@ -145,6 +145,7 @@ SHARED = {
         "test_virtiofs_export_xml.py",
         "test_virtiofs_mount.py",
         "test_volume_xml.py",
+        "test_volumes_of_a_guest.py",
         "test_wrapper.py",
     ),
     "nfs_lab": ("test_nfs_export.py", "test_shared_mount.py"),

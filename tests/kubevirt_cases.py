@@ -137,22 +137,31 @@ class Case:
 
     def _facts(self) -> DomainFacts:
         arch = self.context.get("arch", "amd64")
-        cpu = self.domain.get("cpu") or {}
         interfaces = (self.domain.get("devices") or {}).get("interfaces") or []
-        is_pinned = cpu.get("dedicatedCpuPlacement", "pinned_cpuset" in self.context)
-        pinned = processors(self.context.get("pinned_cpuset", range(self._vcpus()))) if is_pinned else ()
+        pinned, pool, emulator = self._processors()
         return DomainFacts(
             arch=ARCHITECTURES.get(arch, arch),
             vcpus=self._vcpus(),
-            targets=self.context.get("existing_targets") or {},
+            targets=targets_by_name(self.context.get("existing_targets") or {}),
             other_boot_orders={one["bootOrder"]: one["name"] for one in interfaces if one.get("bootOrder")},
             pinned_cpus=pinned,
-            pool_cpus=processors(self.context.get("pool_cpuset", ())),
-            emulator_cpus=processors(self.context.get("emulator_cpuset", (0,)))
-            if cpu.get("isolateEmulatorThread")
-            else (),
+            pool_cpus=pool,
+            emulator_cpus=emulator,
             reservation_socket="/var/run/kubevirt/daemons/pr/pr-helper.sock",
         )
+
+    def _processors(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Return the host's processors of the virtual processors, of the pool and of the emulator, in this order in
+        the set of the case.
+        """
+        cpu = self.domain.get("cpu") or {}
+        if not cpu.get("dedicatedCpuPlacement", "pinned_cpuset" in self.context):
+            return (), (), ()
+        found, count = processors(self.context.get("pinned_cpuset", range(self._vcpus()))), self._vcpus()
+        is_pool = self.domain.get("ioThreadsPolicy") == "supplementalPool"
+        size = (self.domain.get("ioThreads") or {}).get("supplementalPoolThreadCount", 0) if is_pool else 0
+        emulator = processors(self.context.get("emulator_cpuset", found[count + size :] or (0,)))
+        return found[:count], found[count : count + size], emulator if cpu.get("isolateEmulatorThread") else ()
 
     def _vcpus(self) -> int:
         cpu, resources = self.domain.get("cpu") or {}, self.domain.get("resources") or {}
@@ -200,13 +209,12 @@ class Case:
         elif type(source) in PATHS:
             layer = DiskLayer(PATHS[type(source)].format(name), False, "qcow2" if isinstance(source, QCOW2) else "raw")
         is_preallocated = name in self.context.get("preallocated_volumes", ())
-        direct_io = self._by_name("o_direct", name, True)
-        direct_io = direct_io.values() if isinstance(direct_io, Mapping) else [direct_io]
+        paths = [one.path for one in (layer, backing) if one is not None]
         return VolumeFacts(
             layer,
             backing,
             is_thick=is_preallocated or self._is_thick(name, getattr(source, "claim_name", name)),
-            has_direct_io=all(one in (True, "supported") for one in direct_io),
+            has_direct_io=all(self._has_direct_io(key) for key in (name, *paths)),
             is_allocated=is_preallocated,
             block_size=self._block_size(name),
         )
@@ -215,6 +223,12 @@ class Case:
         annotations = self.context.get("pvc_annotations") or {}
         found = next((annotations[name] for name in names if name in annotations), annotations)
         return is_thick({key: str(value).lower() for key, value in found.items()})
+
+    def _has_direct_io(self, key: str) -> bool:
+        """Return whether the file of a volume, given by the name of the volume or by its path, has direct I/O."""
+        found = self._by_name("o_direct", key, True)
+        found = found.values() if isinstance(found, Mapping) else [found]
+        return all(one in (True, "supported") for one in found)
 
     def _by_name(self, key: str, name: str, default: Any) -> Any:
         value = self.context.get(key, default)
@@ -232,6 +246,16 @@ class Case:
         return matched_block_size(
             found["logical_block_size"], found["physical_block_size"], found.get("discard_granularity")
         )
+
+
+def targets_by_name(found: Any) -> dict[str, str]:
+    """Return the targets by the names of disks, for a dictionary in either direction or a list of dictionaries."""
+    if not isinstance(found, Mapping):
+        return {one["name"]: one["target"] for one in found}
+    is_by_target = all(re.fullmatch("[vs]d[a-z]+", key) for key in found) and not all(
+        re.fullmatch("[vs]d[a-z]+", str(value)) for value in found.values()
+    )
+    return {str(value): key for key, value in found.items()} if is_by_target else dict(found)
 
 
 def processors(value: Any) -> tuple[int, ...]:

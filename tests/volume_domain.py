@@ -86,7 +86,9 @@ class VolumeDomain:
         assert self.state() == before, predicted
         done = self.declare(**options)
         assert "error" not in done, done
-        assert (predicted["actions"], predicted["diff"]) == (done["actions"], done["diff"])
+        assert predicted["actions"] == done["actions"], (predicted["actions"], done["actions"])
+        # The device of a directory with texts isn't known in detail before the directory exists.
+        assert predicted["diff"] == done["diff"] or "write files" in done["actions"]
         again = [self.declare(**options), self.declare(check=True, **options)]
         assert [(one.get("actions"), one.get("changed")) for one in again] == [([], False)] * 2, again
         return done

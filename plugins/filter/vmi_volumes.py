@@ -12,9 +12,10 @@ author:
   - The granary.vmstore developers (@granary)
 description:
   - Returns the disks, filesystems and volumes in a manifest of a VirtualMachine or a VirtualMachineInstance, as options
-    of the module C(domain_volumes) of this collection.
-  - Config maps and secrets in further documents become the options C(config_maps) and C(secrets). A claim in a further
-    document marks its volume as thick if the claim has an annotation for preallocated data.
+    of the module M(granary.vmstore.domain_volumes).
+  - Config maps and secrets in further documents become the options
+    O(granary.vmstore.domain_volumes#module:config_maps) and O(granary.vmstore.domain_volumes#module:secrets). A claim
+    in a further document marks its volume as thick if the claim has an annotation for preallocated data.
   - The filter refuses disks and volumes that the module can't read, with all problems at once. The module checks the
     rest, because that needs facts about the host.
 positional: _input
@@ -48,7 +49,8 @@ _value:
   contains:
     options:
       description:
-        - Options of the module C(domain_volumes). The name of the virtual machine is the option C(domain).
+        - Options of the module M(granary.vmstore.domain_volumes). The name of the virtual machine is the option
+          O(granary.vmstore.domain_volumes#module:domain).
         - Keys inside of disks, filesystems and volumes keep their spelling, which the module accepts.
       type: dict
     warnings:

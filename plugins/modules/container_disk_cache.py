@@ -177,7 +177,7 @@ container_disk:
   type: dict
   sample:
     image: quay.io/containerdisks/fedora:latest
-    file: /var/lib/libvirt/granary-vmstore/container-disks/disks/ef9e6e7ed2651bf83c7d81d839bb62ba52fd77c80e6224667e30d3e1747d85e5
+    file: /srv/container-disks/disks/ef9e6e7ed2651bf83c7d81d839bb62ba52fd77c80e6224667e30d3e1747d85e5
     format: qcow2
     virtual_size: 5368709120
     size: 500170752

@@ -57,9 +57,15 @@ attributes:
       - While the domain is off, the data that a guest has written to an ephemeral disk is discarded, which is a change.
 options:
   domain:
-    description: Name or UUID of the domain. It must be persistent.
+    description: Name or UUID of the domain. It must be persistent. Exactly one of O(domain) and O(domains) is required.
     type: str
-    required: true
+  domains:
+    description:
+      - Many domains in one run. Each element has the options O(domain), O(claims), and those from O(disks) to
+        O(cloud_init_limit). The other options are those of all domains.
+      - A domain that fails doesn't keep the others from their volumes. The run fails at its end.
+    type: list
+    elements: dict
   disks:
     description:
       - The disks, as in C(spec.domain.devices.disks). Each has a C(name), which is that of its volume, and at most one
@@ -108,8 +114,8 @@ options:
     default: {}
   secrets:
     description:
-      - Secrets by name, with the same keys as O(config_maps). Texts in C(data) aren't in base64, unlike in a manifest
-        of Kubernetes. Neither results nor logs have the texts.
+      - Secrets by name, with the same keys as O(config_maps). Unlike in a manifest of Kubernetes, texts in C(data) are
+        plain. Neither results nor logs have the texts.
     type: dict
     default: {}
   service_accounts:
@@ -143,6 +149,7 @@ options:
         P(granary.vmstore.downward_metrics#role) runs the program that serves the port.
     type: bool
     default: false
+    aliases: [downwardMetrics]
   auto_attach:
     description: Whether a volume without a disk and without a filesystem gets an ordinary disk, as in KubeVirt.
     type: bool
@@ -254,6 +261,20 @@ EXAMPLES = r"""
         data:
           app.conf: "workers=4\n"
 
+- name: Give many domains their volumes
+  granary.vmstore.domain_volumes:
+    domains:
+      - domain: web3
+        volumes:
+          - name: scratch
+            empty_disk:
+              capacity: 1Gi
+      - domain: web4
+        volumes:
+          - name: scratch
+            empty_disk:
+              capacity: 1Gi
+
 - name: Take all volumes away, with the data that was made for them
   granary.vmstore.domain_volumes:
     domain: web2
@@ -261,9 +282,14 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+domains:
+  description: For O(domains), a dictionary with RV(domain), RV(disks), RV(filesystems) and the restart for each.
+  returned: success, with O(domains)
+  type: list
+  elements: dict
 domain:
   description: The name of the domain.
-  returned: success
+  returned: success, with O(domain)
   type: str
   sample: web1
 disks:

@@ -46,7 +46,7 @@ options:
     type: path
     default: /var/lib/libvirt/granary-vmstore/volumes
   cache:
-    description: The cache of container disks, see M(granary.vmstore.container_disk_cache).
+    description: The directory of M(granary.vmstore.container_disk_cache).
     type: path
     default: /var/lib/libvirt/granary-vmstore/container-disks
   uri:

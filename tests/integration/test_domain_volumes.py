@@ -110,7 +110,8 @@ def test_every_source_of_a_disk(site: Lab, web: VolumeDomain, tmp_path: Path) ->
     done = web.converge(**options)
     assert "change definition" in done["actions"] and done["restart_required"] is False
     after = web.definition()
-    assert set(before.splitlines()) <= set(after.splitlines())
+    lost = set(before.splitlines()) - set(after.splitlines())
+    assert lost == {"    <boot dev='hd'/>"}  # the boot order of a disk replaces it
     assert "<my:owner>alice</my:owner>" in after and "passwd='secret'" in after
     # The data, as other programs find it.
     assert (web.path("claim"), web.path("host")) == ("/srv/volumes/data", "/srv/volumes/host.img")
@@ -118,7 +119,6 @@ def test_every_source_of_a_disk(site: Lab, web: VolumeDomain, tmp_path: Path) ->
     assert (overlay["virtual-size"], overlay["backing-filename"]) == (10 * MIB, "/srv/volumes/base")
     assert overlay["backing-filename-format"] == "qcow2"
     assert container["virtual-size"] == 10 * MIB and container["backing-filename-format"] == "qcow2"
-    assert '<boot dev="hd"' not in after.replace("'", '"')  # the orders of devices replace the list
     assert web.info(container["backing-filename"])["virtual-size"] == 8 * MIB
     sizes = {name: web.info(web.path(name)) for name in ("empty", "thick", "host")}
     assert {name: one["virtual-size"] // MIB for name, one in sizes.items()} == {"empty": 5, "thick": 3, "host": 8}
@@ -149,7 +149,8 @@ def test_every_source_of_a_disk(site: Lab, web: VolumeDomain, tmp_path: Path) ->
     discards = {name: web.disk(name).find("driver").get("discard") for name in ("claim", "empty", "thick", "overlay")}
     assert discards == {"claim": "unmap", "empty": "unmap", "thick": None, "overlay": "unmap"}
     web.virsh("start")
-    assert web.declare(**options)["actions"] == []
+    again = web.declare(**options)
+    assert again.get("actions") == [], again
 
 
 @on_both

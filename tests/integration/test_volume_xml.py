@@ -24,9 +24,9 @@ from ansible_collections.granary.vmstore.plugins.module_utils._volume.conversion
 from kubevirt_cases import Case, domain_of
 
 FIXTURES = Path(__file__).resolve().parents[1] / "unit" / "_volume"
-#: Support for devices by the libvirt of each machine: 11.3 and 9.0.
-MACHINES = {
-    "hv1": {"has_disk_io_threads": True, "has_discard_granularity": True},
+#: Facts about the libvirt of each machine: 11.3 and 9.0. One of them runs the helper for reservations itself.
+MACHINES: Mapping[str, Mapping[str, Any]] = {
+    "hv1": {"has_disk_io_threads": True, "has_discard_granularity": True, "reservation_socket": None},
     "old": {"has_disk_io_threads": False, "has_discard_granularity": False},
 }
 BASE = """
@@ -67,7 +67,12 @@ EVERYTHING: Mapping[str, Any] = {
                         "serial": "ROOT-1",
                         "dedicatedIOThread": True,
                     },
-                    {"name": "shared", "disk": {"bus": "virtio"}, "shareable": True, "errorPolicy": "report"},
+                    {
+                        "name": "shared",
+                        "disk": {"bus": "virtio", "pciAddress": "0000:09:00.0"},
+                        "shareable": True,
+                        "errorPolicy": "report",
+                    },
                     {"name": "lun", "lun": {"reservation": True}},
                     {"name": "slow", "disk": {"bus": "sata"}, "cache": "writethrough", "io": "threads"},
                     {"name": "stick", "disk": {"bus": "usb", "readonly": True}, "serial": "USB_1"},
@@ -134,7 +139,7 @@ def read_cases() -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield path.stem, {"spec": {**spec, "x-context": {"block_volumes": blocks}}, "expect": {}}
 
 
-def convert_case(data: Mapping[str, Any], support: Mapping[str, bool]) -> tuple[DomainDevices, ET.Element] | None:
+def convert_case(data: Mapping[str, Any], support: Mapping[str, Any]) -> tuple[DomainDevices, ET.Element] | None:
     """Return the devices and the domain of a case; ``None`` for a case that is refused."""
     case = Case(data)
     case.facts = replace(case.facts, **support)
@@ -162,13 +167,18 @@ def test_libvirt_takes_the_devices_as_they_are_declared(execute: Callable[..., s
     printed = [domain_xml.parse(text) for text in output.split("-- end --") if text.strip()]
     assert len(printed) == len(converted)
     for (name, (devices, root)), back in zip(converted.items(), printed, strict=True):
-        found = {disk.name: disk for _element, disk in volume_disks(back)}
-        assert found.keys() == {disk.name for disk in devices.disks}
-        assert {
-            disk.name: disk.differences(found[disk.name])
-            for disk in devices.disks
-            if disk.differences(found[disk.name])
-        } == {}, name
-        assert tuple(filesystem for _element, filesystem in filesystems(back)) == devices.filesystems, name
-        ours = frozenset(element for element in domain_xml.devices(root))
-        assert first_difference(root, back, ours | {root, domain_xml.devices(root)}) is None, name
+        check_domain(name, devices, root, back)
+
+
+def check_domain(name: str, devices: DomainDevices, root: ET.Element, back: ET.Element) -> None:
+    """Require that libvirt's definition ``back`` has the devices, and their elements as they were written."""
+    found = {disk.name: disk for _element, disk in volume_disks(back)}
+    assert found.keys() == {disk.name for disk in devices.disks}, name
+    assert [disk.differences(found[disk.name]) for disk in devices.disks] == [[]] * len(found), name
+    assert tuple(filesystem for _element, filesystem in filesystems(back)) == devices.filesystems, name
+    written = domain_xml.devices(root)
+    assert first_difference(written, domain_xml.devices(back), frozenset([written, *written])) is None, name
+    for tag in ("iothreads", "cputune", "memoryBacking"):
+        element, kept = root.find(tag), back.find(tag)
+        assert (element is None) == (kept is None), name
+        assert element is None or first_difference(element, kept) is None, name

@@ -33,7 +33,8 @@ LAST_UPDATE = 5.0
 
 def log(line: str) -> None:
     """Write a line to the log of the service."""
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:

@@ -57,7 +57,7 @@ class MetricsSource:
         with contextlib.suppress(libvirt.libvirtError):  # a driver without a daemon
             self._connection.setKeepAlive(PROBE_INTERVAL, PROBES)
         for event, callback in (
-            (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lambda *unused: self._changed()),
+            (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._note_lifecycle),
             (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, self._mark_stale),
             (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, self._mark_stale),
         ):
@@ -66,6 +66,11 @@ class MetricsSource:
     def _version(self) -> str:
         number = self._connection.getVersion()
         return f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}"
+
+    def _note_lifecycle(self, _connection: object, _domain: object, event: int, *unused: object) -> None:
+        # A guest can cause other events all the time.
+        if event in (self._libvirt.VIR_DOMAIN_EVENT_STARTED, self._libvirt.VIR_DOMAIN_EVENT_STOPPED):
+            self._changed()
 
     def _mark_stale(self, _connection: object, domain: Any, *unused: object) -> None:
         self._stale.put(domain.UUIDString())

@@ -67,11 +67,11 @@ def device_option(disk: DiskSpec) -> str:
 class ConnectedDisk:
     """A disk with its volume.
 
-    :arg place: the place of the disk in the list of disks.
+    :arg path: the path of the disk in the declaration. A disk that is attached automatically has that of its volume.
     :arg bus: the declared bus, or the default.
     """
 
-    place: int
+    path: str
     spec: DiskSpec
     volume: VolumeSpec | None
     bus: str
@@ -95,11 +95,6 @@ class ConnectedDisk:
         """Return whether the guest can't write, by the device or by the claim."""
         return self.spec.device.read_only or (isinstance(self.source, PersistentVolumeClaim) and self.source.read_only)
 
-    @property
-    def path(self) -> str:
-        """Return the path of the disk in the declaration."""
-        return f"disks[{self.place}]"
-
 
 def connect_disks(spec: DomainVolumes, facts: DomainFacts) -> list[ConnectedDisk]:
     """Return every disk with its volume and its bus.
@@ -108,17 +103,23 @@ def connect_disks(spec: DomainVolumes, facts: DomainFacts) -> list[ConnectedDisk
     automatically.
     """
     volumes = {volume.name: volume for volume in reversed(spec.volumes)}
-    disks: list[DiskSpec] = [*spec.disks, *(_automatic_disks(spec) if spec.auto_attach else [])]
+    disks = [(f"disks[{place}]", disk) for place, disk in enumerate(spec.disks)]
+    if spec.auto_attach:
+        disks += _automatic_disks(spec)
     found = []
-    for place, disk in enumerate(disks):
+    for path, disk in disks:
         volume = volumes.get(disk.name)
-        found.append(ConnectedDisk(place, disk, volume, disk.device.bus or _default_bus(disk, volume, facts)))
+        found.append(ConnectedDisk(path, disk, volume, disk.device.bus or _default_bus(disk, volume, facts)))
     return found
 
 
-def _automatic_disks(spec: DomainVolumes) -> list[DiskSpec]:
+def _automatic_disks(spec: DomainVolumes) -> list[tuple[str, DiskSpec]]:
     used = {disk.name for disk in spec.disks} | {filesystem.name for filesystem in spec.filesystems}
-    return [DiskSpec(volume.name) for volume in spec.volumes if volume.name not in used]
+    return [
+        (f"volumes[{place}]", DiskSpec(volume.name))
+        for place, volume in enumerate(spec.volumes)
+        if volume.name not in used
+    ]
 
 
 def _default_bus(disk: DiskSpec, volume: VolumeSpec | None, facts: DomainFacts) -> str:

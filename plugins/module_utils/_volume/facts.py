@@ -25,8 +25,6 @@ class DomainFacts:
     :arg vcpus: the number of the domain's virtual processors.
     :arg targets: the target names of this collection's disks, by the name of the disk. They stay.
     :arg other_targets: the target names of others.
-    :arg has_boot_devices: whether the domain boots from kinds of devices (``<os><boot dev=...>``), which excludes boot
-        orders of devices in libvirt.
     :arg other_boot_orders: the boot orders of others, each with a name for the device.
     :arg other_serials: the serial numbers of others, each with a name for the device.
     :arg other_tags: the mount tags of others, each with a name for the device.
@@ -47,7 +45,6 @@ class DomainFacts:
     vcpus: int = 1
     targets: Mapping[str, str] = field(default_factory=dict)
     other_targets: frozenset[str] = frozenset()
-    has_boot_devices: bool = False
     other_boot_orders: Mapping[int, str] = field(default_factory=dict)
     other_serials: Mapping[str, str] = field(default_factory=dict)
     other_tags: Mapping[str, str] = field(default_factory=dict)

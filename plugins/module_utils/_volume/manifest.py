@@ -128,6 +128,8 @@ def _read_machine(found: ManifestOptions, machine: Mapping[str, Any]) -> None:
         options = _OPTIONS[place]
         found.options.update({options[key]: one for key, one in values.items() if key in options and one is not None})
         _warn(found, place, values, {**dict.fromkeys(options, ""), **_IGNORED[place]})
+    if isinstance(found.options.get("downward_metrics"), Mapping):
+        found.options["downward_metrics"] = True  # an empty dictionary in KubeVirt
     _read_metadata(found, _dictionary(machine, "metadata"), _dictionary(instance, "metadata"), spec.get("hostname"))
 
 

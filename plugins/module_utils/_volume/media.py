@@ -45,7 +45,11 @@ NETWORK_KEYS = ("networkdata", "networkData")
 #: Upper bound of a host name in characters.
 _LONGEST_HOSTNAME = 63
 #: Escapes of characters in a text in quotation marks, as in Go.
-_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_ESCAPES = {
+    **{character: f"\\{letter}" for character, letter in zip("\a\b\f\n\r\t\v", "abfnrtv")},
+    '"': '\\"',
+    "\\": "\\\\",
+}
 
 Files = Mapping[str, bytes]
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import ansible_process
 import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.granary.vmstore.plugins.module_utils._service.volume.options import DOMAIN_VOLUMES_SPEC
 from ansible_collections.granary.vmstore.plugins.module_utils._volume.manifest import read_manifest
 
 FILTER = Path(__file__).resolve().parents[3] / "plugins" / "filter" / "vmi_volumes.py"
@@ -31,6 +33,13 @@ DOCUMENTS = [
     },
     {"kind": "ConfigMap", "metadata": {"name": "web"}, "data": {"a.conf": "x"}},
 ]
+
+
+def test_the_options_are_those_of_the_module() -> None:
+    found = read_manifest(DOCUMENTS)
+    result = ArgumentSpecValidator(**DOMAIN_VOLUMES_SPEC.keywords()).validate(found.options)
+    assert result.error_messages == []
+    assert result.validated_parameters.items() >= found.options.items()
 
 
 def test_the_filter_in_ansible(tmp_path: Path) -> None:

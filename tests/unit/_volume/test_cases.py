@@ -480,6 +480,25 @@ def test_pins(cpuset: str, threads: int, pins: list[str]) -> None:
     assert evaluate(found).failures == []
 
 
+def test_the_processors_of_a_pool() -> None:
+    """They follow those of the virtual processors."""
+    found = case(
+        [disk()],
+        [EMPTY],
+        {
+            "xml": [
+                ["/domain/cputune/iothreadpin[@iothread='1']/@cpuset", "7"],
+                ["/domain/cputune/iothreadpin[@iothread='2']/@cpuset", "8"],
+            ]
+        },
+        ioThreadsPolicy="supplementalPool",
+        ioThreads={"supplementalPoolThreadCount": 2},
+        cpu={"cores": 2, "dedicatedCpuPlacement": True},
+        context={"pinned_cpuset": "5-8"},
+    )
+    assert evaluate(found).failures == []
+
+
 def test_an_isolated_emulator() -> None:
     found = case(
         [disk(name) for name in "abc"],

@@ -95,7 +95,7 @@ def test_a_virtual_machine_and_its_objects() -> None:
         "volumes": [VOLUMES[0], {**VOLUMES[1], "thick": True}, *VOLUMES[2:5]],
         "data_volume_templates": TEMPLATES,
         "block_multi_queue": True,
-        "downward_metrics": {},
+        "downward_metrics": True,
         "io_threads_policy": "auto",
         "config_maps": {"web": {"data": {"a.conf": "x"}, "binary_data": {"b": "AAE="}}},
         "secrets": {"keys": {"data": {"user": "me"}, "binary_data": {"id": "c2VjcmV0"}}},

@@ -155,7 +155,7 @@ def test_fields_of_the_metadata() -> None:
     items = [{"path": path, "fieldRef": {"fieldPath": field}} for path, field in fields.items()]
     metadata = {
         "labels": {"b": 'say "hi"\n\\', "app.kubernetes.io/name": "web"},
-        "annotations": {"a": "\x01é\u200b\U000e0001"},
+        "annotations": {"a": "\a\x01é\u200b\U000e0001"},
     }
     assert files({"downwardAPI": {"fields": items}}, metadata=metadata) == {
         "name": b"web.example.org",
@@ -163,7 +163,7 @@ def test_fields_of_the_metadata() -> None:
         "uid": IDENTITY.uuid.encode(),
         "host": b"kvm1",
         "labels": b'app.kubernetes.io/name="web"\nb="say \\"hi\\"\\n\\\\"',
-        "annotations": 'a="\\x01é\\u200b\\U000e0001"'.encode(),
+        "annotations": 'a="\\a\\x01é\\u200b\\U000e0001"'.encode(),
         "dir/app": b"web",
         "missing": b"",
     }

@@ -142,6 +142,7 @@ BROKEN: list[tuple[str, str, Options]] = [
     ("lun_block_size", "disks[0].block_size", disk(disk=None, lun={}, block_size={"match_volume": {}})),
     ("sata_read_only", "disks[0].disk.read_only", disk(disk={"bus": "sata", "readonly": True})),
     ("sata_read_only", "disks[0].disk.read_only", disk(claim(read_only=True), disk={"bus": "sata"})),
+    ("sata_read_only", "volumes[0].disk.read_only", volume(**claim(read_only=True))),
     ("pci_bus", "disks[0].disk.pci_address", disk(disk={"bus": "scsi", "pciAddress": "0000:81:01.0"})),
     ("pci_address", "disks[0].disk.pci_address", disk(disk={"bus": "virtio", "pci_address": "81:01.0"})),
     ("boot_order", "disks[0].boot_order", disk(boot_order=0)),
@@ -324,7 +325,6 @@ BROKEN: list[tuple[str, str, Options]] = [
 
 #: Rules about an old host, with the facts about that host.
 BROKEN_ON_A_HOST: list[tuple[str, str, Options, DomainFacts]] = [
-    ("boot_devices", "disks[0].boot_order", disk(boot_order=1), DomainFacts(has_boot_devices=True)),
     (
         "block_size_s390x",
         "disks[0].block_size.custom.physical",

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 def disks(**buses: str) -> list[ConnectedDisk]:
     return [
-        ConnectedDisk(place, DiskSpec(name, DiskDevice(bus)), None, bus)
+        ConnectedDisk(f"disks[{place}]", DiskSpec(name, DiskDevice(bus)), None, bus)
         for place, (name, bus) in enumerate(buses.items())
     ]
 

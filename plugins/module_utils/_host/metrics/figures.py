@@ -38,6 +38,7 @@ class HostReader:
         with os_errors("read the figures of the host"):
             try:
                 memory = _numbers(_read(f"{self._proc}/meminfo"))
+                # A kernel without swap has no figures about it.
                 pages = _numbers(_read(f"{self._proc}/vmstat"))
                 user, nice, system = map(int, _read(f"{self._proc}/stat").split(None, 4)[1:4])
                 free, cached = memory["MemFree:"], memory["Buffers:"] + memory["Cached:"]
@@ -46,12 +47,12 @@ class HostReader:
                     processors=self._count_packages(),
                     cpu_seconds=(user + nice + system) / TICKS,
                     free_memory=free,
-                    free_virtual_memory=free + memory["SwapFree:"],
+                    free_virtual_memory=free + memory.get("SwapFree:", 0),
                     # The kernel counts these at different moments.
                     used_memory=max(0, used),
-                    used_virtual_memory=max(0, used + memory["SwapTotal:"] - memory["SwapCached:"]),
-                    paged_in=pages["pswpin"] * PAGE // 1024,
-                    paged_out=pages["pswpout"] * PAGE // 1024,
+                    used_virtual_memory=max(0, used + memory.get("SwapTotal:", 0) - memory.get("SwapCached:", 0)),
+                    paged_in=pages.get("pswpin", 0) * PAGE // 1024,
+                    paged_out=pages.get("pswpout", 0) * PAGE // 1024,
                     time=int(time.time()),
                 )
             except (KeyError, ValueError) as error:
@@ -63,8 +64,8 @@ class HostReader:
         if online != self._counted[0]:
             names = [name for name in os.listdir(self._cpus) if name.startswith("cpu") and name[3:].isdigit()]
             files = [f"{self._cpus}/{name}/topology/physical_package_id" for name in names]
-            # A processor that is offline has no topology.
-            packages = len({_read(file) for file in files if os.path.exists(file)})
+            # A processor that is offline has no topology, and neither has a machine with one processor on some systems.
+            packages = len({_read(file) for file in files if os.path.exists(file)}) or 1
             self._counted = online, packages
         return packages
 

@@ -31,8 +31,8 @@ RETRIED = (errno.ECONNREFUSED, errno.ENOENT, errno.EAGAIN)
 REQUEST_INTERVAL = 1.0
 
 #: Time until the rest of an incomplete request is read, in seconds. A guest that sends single bytes costs no more than
-#: four steps in a second.
-REST_INTERVAL = 0.25
+#: two steps in a second.
+REST_INTERVAL = 0.5
 
 #: Size of the socket's buffer for replies in bytes. A guest that never reads fills no more of the host's memory.
 BUFFER = 16384

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ..._core.errors import VmstoreError
 from ..._host.metrics.disks import MetricsDisks
 from ..._host.metrics.document import HostDocument
 from ..._host.metrics.figures import HostReader
 from ..._host.metrics.port_server import PortServer
+from ..._libvirt.devices.metrics import MetricsDevices
 from ..._libvirt.metrics_source import MetricsSource
-from ..._model.metrics import HostIdentity
+from ..._model.metrics import HostIdentity, RunningDomain
 
 #: Time between two updates in seconds.
 INTERVAL = 5.0
 
-#: Lower bound of the time between two updates in seconds, when domains start and stop all the time.
+#: Lower bound of the time between two steps in seconds, when domains start and stop all the time.
 SHORTEST_INTERVAL = 1.0
 
 #: Time until another connection to libvirt is tried, in seconds. It doubles up to its upper bound.
@@ -49,6 +50,10 @@ class Collector:
         self._name = name
         self._log = log
         self._host = HostReader()
+        #: The domains of the last update.
+        self._domains: Mapping[RunningDomain, MetricsDevices] = {}
+        #: The last error in the log since the last update, and the time until the next connection in seconds.
+        self._reported, self._delay = "", RETRY
         self._wake = threading.Event()
         self._stopped = threading.Event()
 
@@ -59,36 +64,44 @@ class Collector:
 
     def run(self) -> None:
         """Collect until :meth:`stop`, with a new connection whenever one breaks."""
-        delay = RETRY
         while not self._stopped.is_set():
             try:
-                source = self._connect(self._wake.set)
-                delay = RETRY
-                self._run_with(source)
+                self._run_with(self._connect(self._wake.set))
             except VmstoreError as error:
-                self._log(f"No figures for {delay:g} s: {error}")
-                self._stopped.wait(delay)
-                delay = min(2 * delay, LONGEST_RETRY)
+                # A libvirtd that is off would fill the log.
+                if str(error) != self._reported:
+                    self._reported = str(error)
+                    self._log(f"No new metrics: {error}")
+                self._stopped.wait(self._delay)
+                self._delay = min(2 * self._delay, LONGEST_RETRY)
         self._disks.close()
 
     def _run_with(self, source: MetricsSource) -> None:
-        self._log(f"Connected to libvirt, which runs QEMU {source.product}.")
+        due = time.monotonic()
+        is_first = True
         try:
             while not self._stopped.is_set():
                 begin = time.monotonic()
                 self._wake.clear()
-                self.update(source)
-                self._wake.wait(max(0.0, begin + INTERVAL - time.monotonic()))
+                domains = source.domains()
+                # Other domains get their first metrics at once. Without other domains, an event costs no update.
+                if begin >= due or domains != self._domains:
+                    self.update(source, domains)
+                    due = begin + INTERVAL
+                if is_first:
+                    self._log(f"Connected to libvirt, which runs QEMU {source.product}.")
+                    self._reported, self._delay, is_first = "", RETRY, False
+                self._wake.wait(max(0.0, due - time.monotonic()))
                 self._stopped.wait(max(0.0, begin + SHORTEST_INTERVAL - time.monotonic()))
         finally:
             source.close()
 
-    def update(self, source: MetricsSource) -> None:
-        """Write new documents for all domains.
+    def update(self, source: MetricsSource, domains: Mapping[RunningDomain, MetricsDevices]) -> None:
+        """Write new documents for these domains.
 
         :raises VmstoreError: libvirt or the kernel returned no figures.
         """
-        domains = source.domains()
+        self._domains = domains
         self._disks.keep([key for key, devices in domains.items() if devices.has_disk])
         self._server.set_ports({key: devices.socket for key, devices in domains.items() if devices.socket})
         if not domains:

@@ -17,9 +17,10 @@ from ..._libvirt.devices.volume_disk import disk_name, find_volume_disk
 from ..._libvirt.domain_xml import attribute, devices
 from ..._volume.facts import DomainFacts
 
-#: The first versions of libvirt with several threads for a disk, and with the granularity of discarded blocks.
+#: The first version of libvirt with several threads for a disk.
 DISK_IO_THREADS = (10, 0, 0)
-DISCARD_GRANULARITY = (11, 6, 0)
+#: libvirt's schema, and its word for the granularity of discarded blocks. An older libvirt drops it silently.
+SCHEMA, _GRANULARITY = "/usr/share/libvirt/schemas/domaincommon.rng", "discard_granularity"
 
 
 def read_domain_facts(
@@ -39,6 +40,8 @@ def read_domain_facts(
     others = [element for element in devices(defined) if element not in mine]
     controller = find_scsi_controller(defined)
     index = int(choose_scsi_index(*roots) if controller is None else controller)
+    pinned = _pinned_cpus(defined)
+    emulator = parse_cpu_set(attribute(defined, "cputune/emulatorpin", "cpuset"))
     return DomainFacts(
         arch=attribute(defined, "os/type", "arch") or "x86_64",
         machine=attribute(defined, "os/type", "machine") or "",
@@ -51,12 +54,10 @@ def read_domain_facts(
         other_scsi_units=frozenset(_scsi_units(foreign, index)),
         other_io_threads=max([0, *(int(number) for one in others for number in _io_threads(one))]),
         scsi_controller=index,
-        pinned_cpus=tuple(
-            cpu for pin in defined.findall("cputune/vcpupin") for cpu in parse_cpu_set(pin.get("cpuset"))
-        ),
-        emulator_cpus=parse_cpu_set(attribute(defined, "cputune/emulatorpin", "cpuset")),
+        pinned_cpus=pinned,
+        emulator_cpus=() if set(emulator) & set(pinned) else emulator,
         has_disk_io_threads=libvirt >= DISK_IO_THREADS,
-        has_discard_granularity=libvirt >= DISCARD_GRANULARITY,
+        has_discard_granularity=_has_discard_granularity(),
     )
 
 
@@ -68,6 +69,22 @@ def _find_disks(root: ET.Element, names: Collection[str]) -> list[ET.Element]:
 def _count_vcpus(root: ET.Element) -> int:
     element = root.find("vcpu")
     return int(element.get("current") or element.text or "1") if element is not None else 1
+
+
+def _pinned_cpus(root: ET.Element) -> tuple[int, ...]:
+    """Return the processors of the host to which all virtual processors are pinned; empty if one of them isn't."""
+    pins = {pin.get("vcpu"): parse_cpu_set(pin.get("cpuset")) for pin in root.findall("cputune/vcpupin")}
+    if any(str(number) not in pins for number in range(_count_vcpus(root))):
+        return ()
+    return tuple(sorted({cpu for cpus in pins.values() for cpu in cpus}))
+
+
+def _has_discard_granularity() -> bool:
+    try:
+        with open(SCHEMA, encoding="utf-8") as file:
+            return _GRANULARITY in file.read()
+    except OSError:
+        return False
 
 
 def _describe(element: ET.Element) -> str:

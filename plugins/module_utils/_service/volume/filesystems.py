@@ -21,6 +21,7 @@ from ..._host.passing import let_only_pass
 from ..._host.text_directory import TextDirectory
 from ..._image.volume_files import DIRECTORY_MODE
 from ..._libvirt.connection import Hypervisor
+from ..._libvirt.devices.filesystem import VirtioFs
 from ..._model.domain_volumes import DomainVolumes
 from ..._model.volume_disks import FilesystemSpec
 from ..._model.volume_sources import DataVolume, PersistentVolumeClaim
@@ -31,6 +32,7 @@ from ..export.absent import plan_absent
 from ..export.identity import daemon_user, decide_maps
 from ..export.options import VIRTIOFS_EXPORT_SPEC, ExportSpec, parse_options
 from ..export.present import plan_present
+from ..export.running import plan_plug
 from ..export.support import check_read_only, find_support
 from .claims import Claims
 
@@ -103,6 +105,8 @@ class DomainFilesystems:
         spec = self._export_spec(filesystem)
         if spec.own_dirs and not os.path.isdir(str(spec.source)):  # an action before makes it
             plan.actions.append(Action("add virtiofs device", f"domain {self.domain!r}", None, {"source": spec.source}))
+            device = VirtioFs(filesystem.name, str(spec.source))
+            plan_plug(plan, self.hypervisor.domain(self.domain), device, None)
             return plan
         plan_present(plan, spec, self.hypervisor, is_dry_run=is_dry_run)
         return plan

@@ -16,7 +16,7 @@ from typing import Any
 from ..._core.errors import InvalidDeclaration, InvalidInput, NotFound, VmstoreError
 from ..._core.records import dataclass, field
 from ..._image.volume_files import VolumeDirectory
-from ..._libvirt.connection import Domain, Hypervisor
+from ..._libvirt.connection import Domain
 from ..._libvirt.devices.alias import name_of
 from ..._libvirt.devices.filesystem import VirtioFs, filesystems
 from ..._libvirt.devices.io_threads import count_io_threads
@@ -41,26 +41,24 @@ from .claims import Claims
 from .definition import PLACE
 from .domain_facts import read_domain_facts
 from .found_sources import FoundSource, HostImages, SourceFinder
+from .host import VolumesHost
 from .same_data import differences
 from .sources import Source, SourcePlanner, VolumeWorld
-from .writers import DiskWriters, WritableDisks
+from .writers import DiskWriters
 
 Declaration = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Host:
-    """The state of this host that all domains share.
+class HostData:
+    """The data on this host that all domains share.
 
-    :arg version: the version of libvirt.
     :arg directory: the directory with the files of volumes.
     """
 
-    hypervisor: Hypervisor
-    version: tuple[int, int, int]
+    host: VolumesHost
     claims: Claims
     images: HostImages
-    disks: WritableDisks
     directory: str
 
 
@@ -102,8 +100,8 @@ class LeftOut(Exception):
 class DomainReader:
     """The reader of one domain. Devices that can't be declared are left out, so that the rest can."""
 
-    def __init__(self, host: Host, domain: Domain) -> None:
-        self._host = host
+    def __init__(self, data: HostData, domain: Domain) -> None:
+        self._data = data
         self._domain = domain
         text = domain.persistent_xml(secrets=False) if domain.is_persistent else domain.running_xml()
         if text is None:
@@ -116,7 +114,7 @@ class DomainReader:
         self._tags = [device.tag for _element, device in filesystems(root)]
         self._record = read_record(root)
         self._identity = Identity(domain.name, domain.uuid, socket.gethostname())
-        self._directory = VolumeDirectory(os.path.join(host.directory, domain.uuid))
+        self._directory = VolumeDirectory(os.path.join(data.directory, domain.uuid))
         self._left_out: dict[str, str] = {}
         self._warnings: list[str] = []
 
@@ -177,12 +175,12 @@ class DomainReader:
         adopt_disks(root, self._names & names)
         disks = tuple(disk for _element, disk in volume_disks(root) if disk.name in names)
         shared = tuple(device for _element, device in filesystems(root) if device.tag in names)
-        finder = SourceFinder(self._host.images, self._directory, self._identity, self._record.data_volumes, disks)
+        finder = SourceFinder(self._data.images, self._directory, self._identity, self._record.data_volumes, disks)
         empty = {disk.name for element, disk in volume_disks(root) if _is_empty_drive(element)}
         sources = {disk.name: _try(finder.find, disk) for disk in disks if disk.name not in empty}
         sources.update({device.tag: _try(finder.find_directory, device) for device in shared})
         _require_declarable({name: one.reason for name, one in sources.items() if one.source is None})
-        return Parts(root, disks, shared, read_domain_facts(root, None, names, self._host.version), sources)
+        return Parts(root, disks, shared, read_domain_facts(root, None, names, self._data.host.version), sources)
 
     def _declare(self, parts: Parts) -> tuple[Declaration, list[dict[str, object]]]:
         """Return the declaration, and the texts that the user adds.
@@ -236,8 +234,8 @@ class DomainReader:
             defined={disk.name: disk for disk in disks},
             files_in_use=frozenset(disk.layer.path for disk in disks if disk.layer is not None),
             files=GuestFiles(spec, self._identity, devices=tagged_devices(disks, tags)),
-            claims=self._host.claims,
-            writers=DiskWriters(self._host.disks, self._domain.name),
+            claims=self._data.claims,
+            writers=DiskWriters(self._data.host.writers, self._domain.name),
             container_disks={},
             templates={},
             metrics=VolumeDirectory(os.path.dirname(metrics_file(self._domain.uuid))),
@@ -354,4 +352,4 @@ def _reasons(declaration: Declaration, error: InvalidDeclaration) -> dict[str, s
     return {name: str(InvalidInput(one.path, one.value, one.accepted)) for name, one in refused.items()}
 
 
-__all__ = ["DomainReader", "Host"]
+__all__ = ["DomainReader", "HostData"]

@@ -15,14 +15,14 @@ from ..._core.errors import NotFound
 from ..._core.paths import absolute
 from ..._image.container.store import DIRECTORY as CACHE
 from ..._image.container.store import DiskStore
-from ..._libvirt.connection import DEFAULT_URI, Hypervisor, check_local
+from ..._libvirt.connection import DEFAULT_URI, check_local
 from ..._model.names import check_domain
 from ..catalog import CATALOG_OPTIONS
 from .claims import Claims
-from .found_domain import DomainReader, Host
+from .found_domain import DomainReader, HostData
 from .found_sources import HostImages, read_container_disks
+from .host import VolumesHost
 from .options import DEFAULT_DIRECTORY
-from .writers import WritableDisks
 
 DOMAIN_VOLUMES_INFO_SPEC = ArgumentSpec(
     {
@@ -41,23 +41,22 @@ def domain_volumes_info(options: Mapping[str, Any]) -> dict[str, object]:
     :raises NotFound: the one domain doesn't exist.
     :raises VmstoreError: the catalog, the cache or libvirt can't be read.
     """
-    hypervisor = Hypervisor(check_local(options["uri"]), read_only=True)
+    host = VolumesHost(check_local(options["uri"]), read_only=True)
     claims = Claims(options["catalog"], options["claims"])
     store = DiskStore(absolute("cache", options["cache"]))
-    host = Host(
-        hypervisor=hypervisor,
-        version=hypervisor.version,
-        claims=claims,
-        images=HostImages(claims.by_path(), read_container_disks(store)),
-        disks=WritableDisks(hypervisor),
-        directory=absolute("directory", os.fspath(options["directory"])),
+    data = HostData(
+        host,
+        claims,
+        HostImages(claims.by_path(), read_container_disks(store)),
+        absolute("directory", os.fspath(options["directory"])),
     )
+    hypervisor = host.hypervisor
     if options["domain"] is not None:
-        return {"domains": [DomainReader(host, hypervisor.domain(check_domain("domain", options["domain"]))).read()]}
+        return {"domains": [DomainReader(data, hypervisor.domain(check_domain("domain", options["domain"]))).read()]}
     found = []
     for domain in hypervisor.domains():
         try:
-            found.append(DomainReader(host, domain).read())
+            found.append(DomainReader(data, domain).read())
         except NotFound:
             continue
     return {"domains": found}

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..._core.arguments import ArgumentSpec
+from ..._core.errors import InvalidInput
 from ..._core.paths import absolute
 from ..._core.records import dataclass, field
 from ..._image.container.store import DIRECTORY as CACHE
@@ -40,26 +41,35 @@ DECLARATION_OPTIONS: Mapping[str, Mapping[str, object]] = {
     "block_multi_queue": {"type": "bool", "default": False, "aliases": ["blockMultiQueue"]},
     "io_threads_policy": {"type": "str", "aliases": ["ioThreadsPolicy"]},
     "io_threads": {"type": "dict", "aliases": ["ioThreads"]},
-    "downward_metrics": {"type": "bool", "default": False},
+    "downward_metrics": {"type": "bool", "default": False, "aliases": ["downwardMetrics"]},
     "virtio_transitional": {"type": "bool", "default": False, "aliases": ["useVirtioTransitional"]},
     "disable_hotplug": {"type": "bool", "default": False, "aliases": ["disableHotplug"]},
     "auto_attach": {"type": "bool", "default": True},
     "cloud_init_limit": {"type": "int", "default": 2048},
 }
 
+#: The options of one domain.
+DOMAIN_OPTIONS: dict[str, Mapping[str, object]] = {
+    "domain": {"type": "str"},
+    **DECLARATION_OPTIONS,
+    "claims": {"type": "list", "elements": "dict"},
+}
+
 DOMAIN_VOLUMES_SPEC = (
     ArgumentSpec(
         {
-            "domain": {"type": "str", "required": True},
-            **DECLARATION_OPTIONS,
-            "claims": {"type": "list", "elements": "dict"},
+            **DOMAIN_OPTIONS,
+            "domains": {"type": "list", "elements": "dict", "options": DOMAIN_OPTIONS},
             "insecure": {"type": "bool", "default": False},
             "ca_path": {"type": "path"},
             "cache": {"type": "path", "default": CACHE},
             "purge": {"type": "bool", "default": False},
             "directory": {"type": "path", "default": DEFAULT_DIRECTORY},
             "uri": {"type": "str", "default": DEFAULT_URI},
-        }
+        },
+        required_one_of=[["domain", "domains"]],
+        mutually_exclusive=[["domain", "domains"]],
+        repeated=["domains"],
     )
     .merge(CATALOG_OPTIONS)
     .merge(ArgumentSpec(RESTART_OPTIONS))
@@ -91,6 +101,22 @@ class VolumesOptions:
     restart_timeout: int
 
 
+def parse_domains(options: Mapping[str, Any]) -> list[VolumesOptions]:
+    """Return the options of each domain of the list ``domains``. Other options are those of all domains.
+
+    :raises InvalidInput: an option is invalid, or a domain is twice in the list.
+    """
+    common = {name: value for name, value in options.items() if name not in DOMAIN_OPTIONS}
+    found: list[VolumesOptions] = []
+    for place, one in enumerate(options["domains"]):
+        if one["domain"] is None:
+            raise InvalidInput(f"domains[{place}].domain", None, "the name or UUID of a domain is expected")
+        if one["domain"] in [other.domain for other in found]:
+            raise InvalidInput(f"domains[{place}].domain", one["domain"], "each domain is expected once")
+        found.append(parse_options({**common, **one}))
+    return found
+
+
 def parse_options(options: Mapping[str, Any]) -> VolumesOptions:
     """Return the options of a run.
 
@@ -113,4 +139,4 @@ def parse_options(options: Mapping[str, Any]) -> VolumesOptions:
     )
 
 
-__all__ = ["DOMAIN_VOLUMES_SPEC", "VolumesOptions", "parse_options"]
+__all__ = ["DECLARATION_OPTIONS", "DOMAIN_VOLUMES_SPEC", "VolumesOptions", "parse_domains", "parse_options"]

@@ -7,57 +7,56 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import xml.etree.ElementTree as ET
 from collections import defaultdict
 from collections.abc import Mapping
 
 from ..._core.errors import LibvirtFailed, NotFound
-from ..._core.records import dataclass
 from ..._libvirt.connection import Hypervisor
 from ..._libvirt.domain_xml import attribute, devices, parse
 
 
-class WritableDisks:
-    """The disks of all domains of a hypervisor that can be written to. They are read once."""
+def read_writers(hypervisor: Hypervisor) -> Mapping[str, Mapping[str, bool]]:
+    """Return by path of a file or block device, and by domain that can write to it, whether all of the domain's disks
+    with it are shareable.
 
-    def __init__(self, hypervisor: Hypervisor) -> None:
-        self._hypervisor = hypervisor
-
-    @functools.cached_property
-    def users(self) -> Mapping[str, Mapping[str, bool]]:
-        """Return by path the domains that can write, and whether each of their disks is shareable."""
-        found: dict[str, dict[str, bool]] = defaultdict(dict)
-        for domain in self._hypervisor.domains():
-            with contextlib.suppress(LibvirtFailed, NotFound):  # the domain may have just been removed
-                texts = [domain.persistent_xml(secrets=False)] if domain.is_persistent else []
-                running = domain.running_xml()
-                for text in [*texts, *([] if running is None else [running])]:
-                    for path, is_shareable in _writable_disks(parse(text)):
-                        known = found[os.path.realpath(path)]
-                        known[domain.name] = known.get(domain.name, True) and is_shareable
-        return found
+    :raises LibvirtFailed: libvirt can't list its domains.
+    """
+    found: dict[str, dict[str, bool]] = defaultdict(dict)
+    for domain in hypervisor.domains():
+        with contextlib.suppress(LibvirtFailed, NotFound):  # the domain may have just been removed
+            texts = [domain.persistent_xml(secrets=False)] if domain.is_persistent else []
+            running = domain.running_xml()
+            for text in [*texts, *([] if running is None else [running])]:
+                for path, is_shareable in _writable_disks(parse(text)):
+                    known = found[os.path.realpath(path)]
+                    known[domain.name] = known.get(domain.name, True) and is_shareable
+    return found
 
 
-@dataclass(frozen=True)
 class DiskWriters:
-    """The other domains that can write to the disks of a domain.
+    """The other domains that can write to a disk of a domain.
 
-    :arg domain: the name of the domain.
+    :arg writers: what :func:`read_writers` returns.
+    :arg domain: the name of the domain itself.
     """
 
-    disks: WritableDisks
-    domain: str
+    def __init__(self, writers: Mapping[str, Mapping[str, bool]], domain: str) -> None:
+        self._writers = writers
+        self._domain = domain
 
     def of(self, path: str, *, is_shareable: bool) -> tuple[str, ...]:
-        """Return the names of the domains with which a domain can't have the disk ``path``, too.
+        """Return the names of the domains with which the domain can't have the disk ``path``, too.
 
         :arg is_shareable: whether the domain's own disk is shareable. Then others can be, too.
         """
-        users = self.disks.users.get(os.path.realpath(path), {})
-        others = (name for name, may_share in users.items() if not (is_shareable and may_share))
-        return tuple(sorted(name for name in others if name != self.domain))
+        users = self._writers.get(os.path.realpath(path), {})
+        return tuple(
+            sorted(
+                name for name, may_share in users.items() if name != self._domain and not (is_shareable and may_share)
+            )
+        )
 
 
 def _writable_disks(root: ET.Element) -> list[tuple[str, bool]]:
@@ -70,4 +69,4 @@ def _writable_disks(root: ET.Element) -> list[tuple[str, bool]]:
     ]
 
 
-__all__ = ["DiskWriters", "WritableDisks"]
+__all__ = ["DiskWriters", "read_writers"]

@@ -154,13 +154,6 @@ DISK_RULES = (
         f"a number from 1 to {HIGHEST_BOOT_ORDER} is expected",
     ),
     DiskRule(
-        "boot_devices",
-        "boot_order",
-        lambda disk, facts: disk.spec.boot_order is not None and facts.has_boot_devices,
-        "the domain boots from kinds of devices. libvirt accepts no boot order beside <boot dev='...'/> in <os>, so "
-        "remove that element, or leave out the order",
-    ),
-    DiskRule(
         "serial",
         "serial",
         lambda disk, facts: _SERIAL.fullmatch(disk.spec.serial or "0") is None,

@@ -120,7 +120,7 @@ def _downward_api(problems: Problems, path: str, source: DownwardApi, _spec: Dom
 
 def _sysprep(problems: Problems, path: str, source: Sysprep, spec: DomainVolumes) -> None:
     if (source.config_map is None) == (source.secret is None):
-        given = "config_map and secret" if source.secret else None
+        given = "config_map and secret" if source.secret else "no source"
         problems.add("sysprep_source", path, given, "one of config_map and secret is expected")
         return
     option, name, known = ("config_map", source.config_map, spec.config_maps)

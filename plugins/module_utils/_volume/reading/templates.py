@@ -104,7 +104,7 @@ def _source(problems: Problems, path: str, value: object) -> Any:
     if found is not INVALID and len(found) == 1:
         return next(iter(found.values()))
     if len(problems.found) == before:
-        given = " and ".join(found) or None
+        given = " and ".join(found) or "no source"
         problems.add("one_import_source", path, given, f"one of {', '.join(_SOURCES)} is expected")
     return INVALID
 
@@ -149,7 +149,7 @@ def read_template(problems: Problems, path: str, value: object) -> Any:
     metadata, spec = found["metadata"], found["spec"]
     storages = [name for name in ("pvc", "storage") if name in spec]
     if len(storages) != 1:
-        given = " and ".join(storages) or None
+        given = " and ".join(storages) or "no storage"
         problems.add("one_storage", join(path, "spec"), given, "one of pvc and storage is expected")
     storage = spec[storages[0]] if storages else {}
     return DataVolumeTemplate(

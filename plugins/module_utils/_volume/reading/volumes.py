@@ -104,7 +104,7 @@ def _cloud_init(kind: str) -> Reader:
         user = _one_of(problems, path, "user_data", found, "secret_ref")
         network = _one_of(problems, path, "network_data", found, "network_data_secret_ref")
         if not given:
-            problems.add("cloud_init_empty", path, None, "user data or network data is expected")
+            problems.add("cloud_init_empty", path, "no data", "user data or network data is expected")
         return CloudInit(kind, *user, *network)
 
     return read
@@ -242,7 +242,9 @@ def read_volume_spec(problems: Problems, path: str, value: object) -> Any:
         return INVALID
     sources = [name for name in _SOURCES if name in found]
     if len(sources) > 1 or (not sources and len(problems.found) == before):
-        problems.add("one_source", path, " and ".join(sources) or None, f"one of {', '.join(_SOURCES)} is expected")
+        problems.add(
+            "one_source", path, " and ".join(sources) or "no source", f"one of {', '.join(_SOURCES)} is expected"
+        )
     source: Any = found[sources[0]] if len(sources) == 1 else Unreadable()
     return VolumeSpec(found["name"], source, found.get("thick"))
 

@@ -121,7 +121,7 @@ def _convert(
     """Return the device for plain data. Its target and its thread are of no interest here."""
     spec = read_disk_spec(Problems(), "", disk)
     source = None if plain_volume is None else _read_volume(plain_volume)
-    connected = ConnectedDisk(0, spec, source, found.bus)
+    connected = ConnectedDisk("", spec, source, found.bus)
     context = DiskContext(facts, {found.name: found.target})
     return convert_disk(Problems(), connected, None if volume is None else volume.facts, context)
 

@@ -62,8 +62,8 @@ def _policies(disks: Sequence[VolumeDisk], threads: dict[str, int]) -> Iterator[
 
 def _plan(policy: ThreadPolicy, disks: Sequence[VolumeDisk], facts: DomainFacts) -> IoThreads:
     connected = [
-        ConnectedDisk(place, DiskSpec(disk.name, dedicated_io_thread=disk.name in policy.dedicated), None, disk.bus)
-        for place, disk in enumerate(disks)
+        ConnectedDisk("", DiskSpec(disk.name, dedicated_io_thread=disk.name in policy.dedicated), None, disk.bus)
+        for disk in disks
     ]
     return plan_io_threads(DomainVolumes(io_threads_policy=policy.name, io_threads=policy.pool), connected, facts)
 

@@ -127,7 +127,7 @@ def test_only_a_disk_of_metrics_is_opened(file: Path, tmp_path: Path) -> None:
         lambda: file.symlink_to(secret),
         lambda: file.hardlink_to(secret),
         lambda: os.mkfifo(file),
-        lambda: file.mkdir(),
+        file.mkdir,
         lambda: file.write_bytes(bytes(SIZE - 1)),
     ):
         make()

@@ -69,11 +69,22 @@ def test_processors_are_counted_anew_when_others_are_online(root: Path) -> None:
     assert reader.read().processors == 1
 
 
+def test_a_kernel_without_swap(root: Path) -> None:
+    (root / "proc" / "vmstat").write_text("nr_free_pages 1\n")
+    lines = (root / "proc" / "meminfo").read_text().splitlines(keepends=True)
+    (root / "proc" / "meminfo").write_text("".join(line for line in lines if not line.startswith("Swap")))
+    figures = HostReader(str(root)).read()
+    assert (figures.paged_in, figures.paged_out) == (0, 0)
+    assert (figures.free_virtual_memory, figures.used_virtual_memory) == (300, 600)
+
+
 @pytest.mark.parametrize("name", ["meminfo", "vmstat", "stat"])
-@pytest.mark.parametrize("text", [None, "", "pswpin\ncpu a b c\nMemFree: many\n"])
+@pytest.mark.parametrize("text", [None, "\0", "pswpin\ncpu a b c\nMemFree: many\n"])
 def test_a_missing_figure_is_an_error(root: Path, name: str, text: str | None) -> None:
     if text is None:
         (root / "proc" / name).unlink()
+    elif (name, text) == ("vmstat", "\0"):
+        (root / "proc" / name).write_bytes(b"\xff")
     else:
         (root / "proc" / name).write_text(text)
     with refused(FileAccessFailed):

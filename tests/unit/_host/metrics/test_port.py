@@ -72,19 +72,19 @@ def test_one_request_in_a_second(make_guest: Any, open_port: Any) -> None:
 
 
 def test_a_request_in_pieces_is_read_with_pauses(make_guest: Any, open_port: Any) -> None:
-    """A guest that sends single bytes causes no more than four reads in a second."""
+    """A guest that sends single bytes causes no more than two reads in a second."""
     guest = make_guest()
     port = open_port(guest.path).port
     port.act(0)
     guest.accept()
     guest.send(REQUEST[:1])
     port.act(10)
-    assert (port.is_reading, port.due) == (False, 10.25)
+    assert (port.is_reading, port.due) == (False, 10.5)
     for byte in REQUEST[1:]:
         guest.send(bytes([byte]))
         port.act(10.1)
     assert guest.read_available() == b""
-    port.act(10.25)
+    port.act(10.5)
     assert guest.read_available() == REPLY
 
 

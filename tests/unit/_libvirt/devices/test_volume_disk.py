@@ -138,6 +138,14 @@ def test_libvirt_leaves_out_the_tray_of_a_closed_drive() -> None:
     assert first_difference(domain_xml.parse(expected.format("open")), found) == "/domain/devices/disk/target"
 
 
+def test_libvirt_changes_the_type_of_an_empty_drive() -> None:
+    expected = "<domain><devices><disk type='block' device='cdrom'>{}</disk></devices></domain>"
+    found = expected.replace("block", "file")
+    trees = [domain_xml.parse(text.format(inner)) for inner in ("", "<source dev='/a'/>") for text in (expected, found)]
+    assert first_difference(*trees[:2]) is None
+    assert first_difference(*trees[2:]) == "/domain/devices/disk"
+
+
 def test_devices_of_others_are_none_of_ours() -> None:
     root = domain_xml.parse("<domain><devices><disk/></devices></domain>")
     inner = domain_xml.devices(root)

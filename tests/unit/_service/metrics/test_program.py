@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from refusal import refused
 
 ENTRY = downward_metrics.__name__
 #: A small engine, which is installed and compiled quickly.
-SOURCES = {"__init__.py": "", "_face/__init__.py": "", "_face/downward_metrics.py": "def launch():\n    print(1)\n"}
+SOURCES = types.MappingProxyType(
+    {"__init__.py": "", "_face/__init__.py": "", "_face/downward_metrics.py": "def launch():\n    print(1)\n"}
+)
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def options(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def service(options: dict[str, Any], sources: dict[str, str] = SOURCES, **changes: str) -> DownwardMetricsService:
+def service(options: dict[str, Any], sources: Mapping[str, str] = SOURCES, **changes: str) -> DownwardMetricsService:
     return DownwardMetricsService({**options, **changes}, sources, path_in_engine(ENTRY))
 
 
