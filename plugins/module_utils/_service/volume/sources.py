@@ -13,7 +13,7 @@ from typing import Any
 
 from ..._core.errors import Conflict, InvalidInput, NotFound, os_errors
 from ..._core.plan import Action
-from ..._core.records import dataclass, field
+from ..._core.records import dataclass, field, replace
 from ..._host.metrics.disk import initial_disk
 from ..._image.iso_image import IsoLabels, iso_bytes, read_files, read_labels
 from ..._image.volume_files import VolumeDirectory, create_raw
@@ -111,7 +111,18 @@ class SourcePlanner:
         :raises VmstoreError: files of the volume can't be read.
         """
         path = f"volumes[{place}].{source_option(disk.source)}"
-        return self._planners.get(type(disk.source), self._medium)(disk, path, disk.source)
+        source = self._planners.get(type(disk.source), self._medium)(disk, path, disk.source)
+        source.facts = self._with_settled_mode(disk.name, source.facts)
+        return source
+
+    def _with_settled_mode(self, name: str, facts: VolumeFacts) -> VolumeFacts:
+        """Return facts with which a disk of the definition keeps its default mode of input and output. Otherwise a guest
+        that fills its disk would change the definition.
+        """
+        defined = self._world.defined.get(name)
+        if defined is None or defined.layer is None or defined.layer.path != facts.layer.path:
+            return facts
+        return replace(facts, is_allocated=defined.io == "native")
 
     def _claim(self, disk: ConnectedDisk, path: str, source: Any) -> Source:
         claim = self._find_claim(path, source)
