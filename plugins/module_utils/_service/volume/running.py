@@ -35,7 +35,7 @@ from ..domain_restart import RestartPlan
 from .same_data import differences
 
 #: Fields of a drive that change while the domain runs.
-_MEDIUM = {"layer", "backing", "tray"}
+_MEDIUM = {"layer", "backing"}
 
 
 class RunningVolumes:
@@ -70,11 +70,12 @@ class RunningVolumes:
             self._plan.restart_for("the running domain lacks the port with metrics")
 
     def _compare(self, disk: VolumeDisk, element: ET.Element, found: VolumeDisk) -> None:
-        changed = set(differences(disk, found))
+        # A guest opens and closes the tray itself, and libvirt refuses to.
+        changed = set(differences(disk, found)) - {"tray"}
         if not changed:
             return
         if disk.device == "cdrom" and changed <= _MEDIUM:
-            self._change_medium(disk, element)
+            self._change_medium(replace(disk, tray=found.tray), element)
         else:
             self._plan.restart_for(
                 f"the running domain has the disk {disk.name!r} with another {', '.join(sorted(changed))}"
