@@ -87,6 +87,7 @@ HOST = (
     "_host/test_virtiofsd_wrapper.py",
     "_image/",
     "_service/cluster_ssh/test_files.py",
+    "_service/container_disk/",
     "_service/image_work/",
     "_service/metrics/test_program.py",
     "_service/shared_mount/",

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import socket
 import subprocess
 import tarfile
@@ -64,6 +65,11 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
     return info
 
 
+def compress_gzip(data: bytes) -> bytes:
+    """Return the same bytes for the same data."""
+    return gzip.compress(data, 1, mtime=0)
+
+
 class Layout:
     """A directory in OCI's image layout."""
 
@@ -78,7 +84,7 @@ class Layout:
         tag: str,
         *layers: bytes,
         architecture: str = "amd64",
-        compress: Callable[[bytes], bytes] | None = lambda data: gzip.compress(data, 1, mtime=0),
+        compress: Callable[[bytes], bytes] | None = compress_gzip,
         kind: str = "",
     ) -> str:
         """Add an image, and return the digest of its manifest.
@@ -151,29 +157,29 @@ class RegistryServer:
     """Debian's docker-registry on a loopback address.
 
     :ivar name: host and port, as in names of images.
+    :ivar log: the lines of the log, which has each request.
     """
 
-    def __init__(self, directory: Path, port: int) -> None:
+    def __init__(self, directory: Path, port: int, scheme: str = "http") -> None:
         self.directory = directory
         self.name = f"127.0.0.1:{port}"
+        self.url = f"{scheme}://{self.name}"
+        self.log: list[str] = []
 
     def push(self, layout: Layout, tag: str, name: str, *options: str) -> None:
-        """Push an image of a layout under a name with its tag."""
+        """Push an image of a layout under a name with its tag.
+
+        :arg options: further options of skopeo(1), such as a user.
+        """
+        command = ["skopeo", "copy", "--quiet", "--all", "--dest-tls-verify=false", *options]
         subprocess.run(
-            [
-                "skopeo",
-                "copy",
-                "--quiet",
-                "--all",
-                "--preserve-digests",
-                "--dest-tls-verify=false",
-                *options,
-                f"oci:{layout.path}:{tag}",
-                f"docker://{self.name}/{name}",
-            ],
-            check=True,
-            capture_output=True,
+            [*command, f"oci:{layout.path}:{tag}", f"docker://{self.name}/{name}"], check=True, capture_output=True
         )
+
+    def requests(self, word: str) -> list[str]:
+        """Return the lines about the collection's requests with a word in their path."""
+        pattern = rf'"(GET|HEAD) [^"]*{re.escape(word)}.*"granary.vmstore"'
+        return [line for line in self.log if re.search(pattern, line)]
 
     def blob_file(self, digest: str) -> Path:
         """Return the file in which the registry keeps a blob."""
@@ -182,41 +188,45 @@ class RegistryServer:
 
 
 @contextmanager
-def running_registry(directory: Path, **settings: object) -> Iterator[RegistryServer]:
+def running_registry(
+    directory: Path, *, tls: tuple[Path, Path] | None = None, data: Path | None = None, **settings: Any
+) -> Iterator[RegistryServer]:
     """Run a registry that keeps its images in a directory.
 
+    :arg tls: the certificate and the key for https.
+    :arg data: the directory of the images, if several registries share it.
     :arg settings: further parts of its configuration, such as ``auth``.
     """
-    server = RegistryServer(directory / "data", free_port())
+    server = RegistryServer(data or directory / "data", free_port(), "https" if tls else "http")
+    files = {"certificate": str(tls[0]), "key": str(tls[1])} if tls else {}
     configuration = {
         "version": "0.1",
-        "log": {"level": "info", "accesslog": {"disabled": True}},
+        "log": {"level": "info"},
         "storage": {"filesystem": {"rootdirectory": str(server.directory)}},
-        "http": {"addr": server.name, **settings.pop("http", {})},  # type: ignore[dict-item]
+        "http": {"addr": server.name, **({"tls": files} if files else {})},
         **settings,
     }
     directory.mkdir(parents=True, exist_ok=True)
     (file := directory / "registry.yml").write_text(json.dumps(configuration))
-    process = subprocess.Popen(["docker-registry", "serve", file], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    command = ["docker-registry", "serve", file]
     listening = threading.Event()
-    lines: list[str] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
 
-    def read_log() -> None:
-        assert process.stderr is not None
-        for line in process.stderr:
-            lines.append(line.decode())
-            if b"listening on" in line:
-                listening.set()
-        listening.set()
+        def read_log() -> None:
+            assert process.stdout is not None
+            for line in process.stdout:
+                server.log.append(line)
+                if "listening on" in line:
+                    listening.set()
+            listening.set()
 
-    reader = threading.Thread(target=read_log)
-    reader.start()
-    try:
-        listening.wait(60)
-        if process.poll() is not None:
-            raise RuntimeError("".join(lines))
-        yield server
-    finally:
-        process.terminate()
-        process.wait(30)
-        reader.join()
+        reader = threading.Thread(target=read_log)
+        reader.start()
+        try:
+            listening.wait(60)
+            if process.poll() is not None:
+                raise RuntimeError("".join(server.log))
+            yield server
+        finally:
+            process.terminate()
+            reader.join()

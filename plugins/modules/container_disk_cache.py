@@ -20,6 +20,8 @@ description:
     A virtual machine that writes gets an overlay with the disk as its backing file.
   - Layers are refused that have absolute names, names with C(..), several files in C(/disk), or a link or a device
     instead of the disk. A qcow2 disk with a backing file or an external data file is refused, and so is a damaged disk.
+  - An image has at most 128 layers with a million entries. The file of the disk has at most 1 TiB, and everything
+    beside the disk at most 64 GiB.
   - Runs on the hypervisor. The commands C(qemu-img) and, for layers with zstd, C(zstd) are needed.
 author:
   - The granary.vmstore developers (@granary)

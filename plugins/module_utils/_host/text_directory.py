@@ -49,7 +49,8 @@ class TextDirectory:
         return found
 
     def write(self, files: Mapping[str, bytes]) -> None:
-        """Replace all texts by ``files``. A missing directory is created.
+        """Replace all texts by ``files``. A missing directory is created. The old texts stay until :meth:`sweep`, because
+        somebody may be reading them.
 
         :arg files: by their paths, whose parts are plain names.
         :raises NoSpace, FileAccessFailed: the texts can't be written. The old ones are unchanged then.
@@ -67,6 +68,13 @@ class TextDirectory:
                 if not one.startswith(_HIDDEN) and one not in wanted:
                     os.unlink(one, dir_fd=base)
             sync_opened(base)
+
+    def sweep(self) -> None:
+        """Remove old texts of a complete directory.
+
+        :raises FileAccessFailed: they can't be removed.
+        """
+        with os_errors(f"write {self.path}"), _opened(self.path) as base:
             self._sweep(base)
 
     def _sweep(self, base: int) -> None:

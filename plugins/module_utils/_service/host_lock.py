@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from .._core.errors import from_os_error
 from .._core.locks import locked
 
-_DIRECTORY = "/run/granary-vmstore"
+#: The directory of the lock.
+DIRECTORY = "/run/granary-vmstore"
 
 
 @contextlib.contextmanager
@@ -23,11 +24,11 @@ def libvirt_lock() -> Iterator[None]:
     :raises LockTimeout: another run has held it for too long.
     """
     try:
-        os.makedirs(_DIRECTORY, mode=0o700, exist_ok=True)
+        os.makedirs(DIRECTORY, mode=0o700, exist_ok=True)
     except OSError as error:
-        raise from_os_error(error, f"make the directory {_DIRECTORY}") from error
-    with locked(os.path.join(_DIRECTORY, "libvirt.lock")):
+        raise from_os_error(error, f"make the directory {DIRECTORY}") from error
+    with locked(os.path.join(DIRECTORY, "libvirt.lock")):
         yield
 
 
-__all__ = ["libvirt_lock"]
+__all__ = ["DIRECTORY", "libvirt_lock"]

@@ -112,7 +112,7 @@ def service(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     daemon = tmp_path / "virtiofsd"
     daemon.write_text("#!/bin/sh\necho usage\n")
     daemon.chmod(0o755)
-    monkeypatch.setattr(host_lock, "_DIRECTORY", str(tmp_path / "lock"))
+    monkeypatch.setattr(host_lock, "DIRECTORY", str(tmp_path / "lock"))
     monkeypatch.setattr(virtiofsd_wrapper, "RECORDS", str(tmp_path / "state" / "exports.json"))
     monkeypatch.setattr(domain_ids, "ALLOCATIONS", str(tmp_path / "state" / "domain_ids.json"))
 

@@ -20,17 +20,21 @@ class ByteStream:
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
-        self._rest = b""
+        #: The current chunk, and the position in it.
+        self._chunk, self._offset = b"", 0
         self.position = 0
 
     def pieces(self, size: int) -> Iterator[bytes]:
         """Yield the next ``size`` bytes, or fewer at the end of the stream."""
         while size > 0:
-            piece = self._rest or next(self._chunks, None)
-            if piece is None:
-                return
-            self._rest = piece[size:]
-            piece = piece[:size]  # a whole chunk isn't copied
+            if self._offset == len(self._chunk):
+                chunk = next(self._chunks, None)
+                if chunk is None:
+                    return
+                self._chunk, self._offset = chunk, 0
+                continue
+            piece = self._chunk[self._offset : self._offset + size]  # a whole chunk isn't copied
+            self._offset += len(piece)
             self.position += len(piece)
             size -= len(piece)
             yield piece

@@ -6,20 +6,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable
 
 from ..._core.errors import NotFound
 from ..._core.records import dataclass, field, replace
-from ..new_image import new_image
+from ..new_image import new_image, sweep
 from .authorization import Credentials
 from .local import open_local
 from .manifest import host_architecture
 from .origin import Origin
 from .reference import LocalImage, RegistryImage
 from .registry import Registry
-from .store import DISK_MODE, LOOSE, SOUND, CachedDisk, DiskStore
+from .store import DAMAGED, DISK_MODE, LOOSE, SOUND, CachedDisk, DiskStore
 from .unpack import unpack_disk
 
 #: Values of KubeVirt's imagePullPolicy.
@@ -66,12 +67,14 @@ class Outlook:
     :arg disk: the cached disk, or ``None`` if the disk has to be pulled.
     :arg previous: the disk that had the name of the image until now.
     :arg is_loose: whether another program may have changed the disk, whose content is right.
+    :arg origin: the origin, if it was asked for the digest.
     """
 
     digest: str
     disk: CachedDisk | None = None
     previous: CachedDisk | None = None
     is_loose: bool = False
+    origin: Origin | None = field(default=None, repr=False)
 
     @property
     def is_moved(self) -> bool:
@@ -99,18 +102,37 @@ class ContainerDiskCache:
         self.store.check_directory()
         known = [one for one in self.store.read_records() if one.variant == request.variant]
         previous = next((one for one in known if request.image.name in one.names), None)
-        policy = request.effective_policy
-        digest = request.image.digest or (previous.digest if previous is not None and policy != ALWAYS else None)
-        if digest is None and policy != NEVER:
-            digest = self._open(request).read_digest()
-        found = next((one for one in known if one.digest == digest), None)
-        state = None if found is None else self.store.check(found.checksum, found.size)
-        if digest is None or (policy == NEVER and state not in (SOUND, LOOSE)):
+        state_of = functools.lru_cache(maxsize=None)(self._state_of)  # some checks read the whole disk
+        digest, origin = self._find_digest(request, previous, state_of)
+        state = state_of(found := next((one for one in known if one.digest == digest), None))
+        if digest is None or (state == DAMAGED and request.effective_policy == NEVER):
             raise NotFound(
                 f"The cache {self.store.directory} has no sound disk of {request.image.name}, and image_pull_policy is "
                 f"{NEVER}."
             )
-        return Outlook(digest, found if state in (SOUND, LOOSE) else None, previous, is_loose=state == LOOSE)
+        return Outlook(digest, None if state == DAMAGED else found, previous, is_loose=state == LOOSE, origin=origin)
+
+    def _state_of(self, disk: CachedDisk | None) -> str:
+        """Return the state of a disk. A missing one is damaged."""
+        return DAMAGED if disk is None else self.store.check(disk.checksum, disk.size)
+
+    def _find_digest(
+        self, request: DiskRequest, previous: CachedDisk | None, state_of: Callable[[CachedDisk | None], str]
+    ) -> tuple[str | None, Origin | None]:
+        """Return the digest of the image, and the origin if it was asked. Without a disk that the policy accepts, the
+        digest is ``None``.
+
+        :arg previous: the disk that has the name of the image now.
+        """
+        policy = request.effective_policy
+        if request.image.digest is not None:
+            return request.image.digest, None
+        if policy != ALWAYS and previous is not None and state_of(previous) != DAMAGED:
+            return previous.digest, None
+        if policy == NEVER:
+            return None, None
+        origin = self._open(request)
+        return origin.read_digest(), origin
 
     def obtain(self, request: DiskRequest, outlook: Outlook | None = None) -> CachedDisk:
         """Return the disk for a request. Pull the disk if the cache lacks it.
@@ -123,6 +145,7 @@ class ContainerDiskCache:
         """
         outlook = outlook or self.look(request)
         self.store.create()
+        sweep(self.store.disks)
         disk = outlook.disk
         if disk is not None and outlook.is_loose:
             self.store.protect(disk.checksum, disk.size)
@@ -130,10 +153,9 @@ class ContainerDiskCache:
             with self.store.changing():
                 if self.store.check(disk.checksum, disk.size) == SOUND:
                     return self._record(request, disk)
-        return self._pull(request, outlook.digest)
+        return self._pull(request, outlook.digest, outlook.origin or self._open(request))
 
-    def _pull(self, request: DiskRequest, digest: str) -> CachedDisk:
-        origin = self._open(request)
+    def _pull(self, request: DiskRequest, digest: str, origin: Origin) -> CachedDisk:
         architecture, path = request.variant
         manifest = origin.read_manifest(digest, architecture)
         with self.store.downloading(manifest.digests, path):
@@ -142,7 +164,7 @@ class ContainerDiskCache:
                 if same is not None:
                     return self._record(request, replace(same, names=(), architecture=architecture, digest=digest))
             self._log(f"Pulling {origin.name}, {sum(layer.size for layer in manifest.layers) >> 20} MiB")
-            with new_image(self.store.disks, mode=DISK_MODE) as part:
+            with new_image(self.store.disks, mode=DISK_MODE, sweeping=False) as part:
                 found = unpack_disk(origin, manifest, path, part)
                 disk = CachedDisk(
                     (),

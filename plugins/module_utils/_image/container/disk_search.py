@@ -126,6 +126,8 @@ class DiskSearch:
                 f"one file is expected in /{'/'.join(self._directory)}, and there is more than one: "
                 f"{self._show(self._found)} and {self._show(name)}"
             )
+        if not name.isprintable():  # bytes that aren't UTF-8 aren't printable, either
+            raise self._refused(f"a name in UTF-8 without control characters is expected, and it is {self._show(name)}")
         self._found = name
         self._hides.add(name)
         return True

@@ -51,7 +51,7 @@ class Registry(Origin):
         if self._image.digest is not None:
             return self._image.digest
         found = self._request(self._image.version, "HEAD").headers.get("docker-content-digest")
-        # The header is optional.
+        # The header is optional, and so is the method for some registries.
         return (
             found if found is not None and is_digest(found) else digest_of(self._request(self._image.version).content)
         )
@@ -79,7 +79,7 @@ class Registry(Origin):
             response = fetch_document(source, {"Accept": ", ".join(DOCUMENT_TYPES)}, most=MOST_BYTES, method=method)
             if response.status != 401 or not self._authorization.answer(response.headers.get("www-authenticate", "")):
                 break
-        if response.status == 200:
+        if response.status == 200 or (method, response.status) == ("HEAD", 405):
             return response
         why = f"the registry returned {response.status}"
         if response.status in (401, 403):

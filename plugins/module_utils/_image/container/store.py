@@ -153,9 +153,14 @@ class DiskStore:
         return sorted(found, key=lambda one: (one.names, one.digest, one.key))
 
     def last_use(self, disk: CachedDisk) -> float:
-        """Return the time when an image was last used, in seconds since the epoch."""
+        """Return the time when an image was last used, in seconds since the epoch. A record that was just removed is
+        used now.
+        """
         with os_errors(f"read the record of {disk.digest}"):
-            return os.stat(self._record_path(disk)).st_mtime
+            try:
+                return os.stat(self._record_path(disk)).st_mtime
+            except FileNotFoundError:
+                return time.time()
 
     def write(self, disk: CachedDisk, last_use: float | None = None) -> None:
         """Write a record.

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 #: Size of a block in bytes.
@@ -29,8 +30,9 @@ def check_header(header: bytes) -> None:
     if len(header) < BLOCK:
         raise ends_early()
     block = header[:148] + b" " * 8 + header[156:]
-    signed = sum(block) - 256 * sum(byte > 127 for byte in block)  # as some old programs compute the checksum
-    if parse_number(header[148:156]) not in (sum(block), signed):
+    checksum = parse_number(header[148:156])
+    # Some old programs compute the checksum with signed bytes.
+    if checksum != sum(block) and checksum != sum(struct.unpack("512b", block)):
         raise BadArchive("a header has a wrong checksum")
 
 

@@ -29,7 +29,7 @@ from .origin import Origin
 from .read_ahead import read_ahead
 from .tar import BadArchive, TarEntry, read_entries
 
-#: Upper bound of the entries of a layer. The image of a whole distribution has 100,000.
+#: Upper bound of the entries of all layers. The image of a whole distribution has 100,000.
 MOST_ENTRIES = 1_000_000
 #: Upper bound of the length of a disk in bytes, because even holes take CPU time: 1 TiB takes 12 minutes.
 MOST_DISK = 1 << 40
@@ -89,7 +89,8 @@ class _Unpacking:
         self._part = part
         with os_errors(f"look at the file system of {part.place}"):
             self._largest, self._room = min(capacity(part.fd), MOST_DISK), room(part.fd)
-        self._beside = MOST_BESIDE
+        #: The rest of the limits: bytes beside the disk, and entries.
+        self._beside, self._entries = MOST_BESIDE, MOST_ENTRIES
 
     def read_layer(self, layer: Blob) -> None:
         """Read a layer to its end, so that its digest is verified."""
@@ -112,7 +113,8 @@ class _Unpacking:
     def _read_archive(self, layer: Blob, chunks: Iterable[bytes]) -> None:
         stream = ByteStream(chunks)
         written = 0
-        for entry in read_entries(stream, most=MOST_ENTRIES):
+        for entry in read_entries(stream, most=self._entries):
+            self._entries -= 1
             if self.search.is_disk(entry):
                 begin = stream.position
                 self._write(entry, stream, layer)

@@ -20,17 +20,26 @@ from .alias import name_of, set_name
 #: The value of :attr:`VolumeDisk.reservation` if libvirt runs the helper for persistent reservations itself.
 MANAGED = "managed"
 
+#: The element of a source that decides about the owner of its file (https://libvirt.org/formatdomain.html, "Security
+#: label").
+_OWNER_LABEL = "seclabel[@model='dac']"
+
 #: Fields that libvirt chooses itself if they are ``None``.
 _CHOSEN_BY_LIBVIRT = ("backing", "model", "pci_address", "scsi_address")
 
 
 @dataclass(frozen=True)
 class DiskLayer:
-    """A file or a block device with the data of a disk, or with a part of the data."""
+    """A file or a block device with the data of a disk, or with a part of the data.
+
+    :arg keeps_owner: whether libvirt leaves the owner of a backing file as it is. By default, libvirt gives the file to
+        the user of QEMU, who can then write to it.
+    """
 
     path: str
     is_block: bool = False
     format: str = "raw"
+    keeps_owner: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,7 +172,10 @@ def _read_layer(element: ET.Element, kind: str | None, form: str | None) -> Disk
 
 def _read_backing(element: ET.Element) -> DiskLayer | None:
     found = element.find("backingStore")
-    return None if found is None else _read_layer(found, found.get("type"), attribute(found, "format", "type"))
+    layer = None if found is None else _read_layer(found, found.get("type"), attribute(found, "format", "type"))
+    if found is None or layer is None:
+        return None
+    return replace(layer, keeps_owner=attribute(found, f"source/{_OWNER_LABEL}", "relabel") == "no")
 
 
 def _read_reservation(element: ET.Element) -> str | None:
@@ -270,6 +282,12 @@ def _write_backing(element: ET.Element, backing: DiskLayer | None) -> None:
     source = obtain_child(store, "source")
     set_attribute(source, "dev", backing.path if backing.is_block else None)
     set_attribute(source, "file", None if backing.is_block else backing.path)
+    label = source.find(_OWNER_LABEL)
+    if backing.keeps_owner:
+        label = ET.SubElement(source, "seclabel", {"model": "dac"}) if label is None else label
+        label.set("relabel", "no")
+    elif label is not None and label.get("relabel") == "no":
+        source.remove(label)
 
 
 def _write_text(element: ET.Element, tag: str, text: str | None) -> None:

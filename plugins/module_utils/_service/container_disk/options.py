@@ -28,6 +28,7 @@ CONTAINER_DISK_CACHE_SPEC = ArgumentSpec(
         "image_pull_policy": {"type": "str", "choices": list(POLICIES), "aliases": ["imagePullPolicy"]},
         "pull_secret": {
             "type": "dict",
+            "no_log": False,
             "options": {
                 "username": {"type": "str"},
                 "password": {"type": "str", "no_log": True},

@@ -125,7 +125,7 @@ class ContainerDisks:
         return found, actions
 
     def _state(self, disk: CachedDisk) -> LayerState:
-        layer = DiskLayer(self._cache.store.file(disk.checksum), False, disk.format)
+        layer = DiskLayer(self._cache.store.file(disk.checksum), False, disk.format, keeps_owner=True)
         return LayerState(layer, disk.virtual_size, False, BlockSize(512, 512))
 
 

@@ -56,16 +56,22 @@ class DomainFilesystems:
     files: GuestFiles
     claims: Claims
 
-    def text_actions(self) -> list[Action]:
-        """Return the actions that write the texts of filesystems.
+    def plan_texts(self, plan: RestartPlan) -> None:
+        """Add to ``plan`` the actions that write the texts of filesystems. Texts that the last run replaced are removed
+        when nobody can be reading them any more: in a run that finds the new ones.
 
         :raises UnsupportedAction: the host can't map the guest's ids.
         """
         found = ((one, self._texts_of(one)) for one in self.spec.filesystems)
         made = [(one, texts) for one, texts in found if texts is not None]
         passing = {uid for one, _texts in made for uid in self._daemon_ids(one)}
-        actions = (_text_action(TextDirectory(self._text_path(one.name)), texts, passing) for one, texts in made)
-        return [action for action in actions if action is not None]
+        for one, texts in made:
+            directory = TextDirectory(self._text_path(one.name))
+            action = _text_action(directory, texts, passing)
+            if action is not None:
+                plan.actions.append(action)
+            else:
+                plan.afterwards.append(directory.sweep)
 
     def _daemon_ids(self, filesystem: FilesystemSpec) -> set[int]:
         """Return the users as which virtiofsd opens the directory of a filesystem."""

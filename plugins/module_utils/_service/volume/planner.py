@@ -141,7 +141,7 @@ class DomainPlanner:
             world.files,
             world.claims,
         )
-        self._plan.actions += filesystems.text_actions()
+        filesystems.plan_texts(self._plan)
         declared = {one.name for one in self._spec.filesystems}
         gone = sorted(tag for tag in tags(self._edit.root) if tag in self._record.names - declared)
         self._plan.parts = [

@@ -70,8 +70,7 @@ class RunningVolumes:
             self._plan.restart_for("the running domain lacks the port with metrics")
 
     def _compare(self, disk: VolumeDisk, element: ET.Element, found: VolumeDisk) -> None:
-        # A guest opens and closes the tray itself, and libvirt refuses to.
-        changed = set(differences(disk, found)) - {"tray"}
+        changed = set(differences(disk, found)) - {"tray"}  # the guest opens and closes the tray
         if not changed:
             return
         if disk.device == "cdrom" and changed <= _MEDIUM:
@@ -82,7 +81,7 @@ class RunningVolumes:
             )
 
     def _change_medium(self, disk: VolumeDisk, element: ET.Element) -> None:
-        """Plan another medium in a drive, or none. libvirt changes the tray with the medium."""
+        """Plan another medium in a drive, or none."""
         before = copy.deepcopy(element)
         after = create_volume_disk(disk)
         # libvirt refuses another alias, which the drive has if it was adopted while the domain runs.

@@ -166,6 +166,8 @@ def test_more_than_one_file_in_the_folder(extract: Unpack, layers: list[list[tup
         [special("disk", tarfile.SYMTYPE, "/etc"), ("disk/passwd", raw_disk())],
         [("disk", raw_disk())],
         [("disk/" + "a" * 5000, raw_disk())],
+        [("disk/a\n", raw_disk())],
+        [("disk/\udcff", raw_disk())],
         empty(*(f"disk/{REMOVED}{number}" for number in range(10_001))),
     ],
 )
@@ -183,6 +185,10 @@ def test_the_sentences_about_layers(extract: Unpack, layout: Layout) -> None:
             "a regular file is expected, and '/disk/a.img' is a device",
         ),
         ([special("disk", tarfile.SYMTYPE, "/")], "a directory is expected at /disk, and it is a symbolic link"),
+        (
+            [("disk/\t", raw_disk())],
+            "a name in UTF-8 without control characters is expected, and it is '/disk/\\t'",
+        ),
         ([("../a", b"")], "names inside the image are expected, and a layer has '../a'"),
         (
             [("etc/passwd", b"")],
@@ -219,6 +225,8 @@ def test_bombs(extract: Unpack, tmpfs: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(unpack, "MOST_ENTRIES", 10)
     with refused(InvalidInput, option="image", names=["10 entries"]):
         extract(make_tar(*empty(*map(str, range(11)))))
+    with refused(InvalidInput, option="image", names=["4 entries"]):  # those of all layers count
+        extract(make_tar(*empty(*map(str, range(5)))), make_tar(*empty(*map(str, range(6)))))
 
 
 def test_layers_that_are_no_archive_or_damaged(extract: Unpack) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 import time
 from base64 import b64decode
@@ -149,9 +150,12 @@ def test_without_authorization(serve: Serve) -> None:
 
 
 def test_the_digest_of_a_registry_without_its_header(serve: Serve) -> None:
-    site = serve(lambda *_request: (200, {}, MANIFEST))
-    assert site.registry().read_digest() == digest_of(MANIFEST)
-    assert [method for method, _path, _authorization in site.asked] == ["HEAD", "GET"]
+    """Some registries don't know the method HEAD."""
+    for status in (200, 405):
+        answers = iter([(status, {}, b""), (200, {}, MANIFEST)])
+        site = serve(lambda *_request, answers=answers: next(answers))
+        assert site.registry().read_digest() == digest_of(MANIFEST)
+        assert [method for method, _path, _authorization in site.asked] == ["HEAD", "GET"]
 
 
 def test_a_password(serve: Serve) -> None:
@@ -390,6 +394,27 @@ def test_errors_of_the_registry(serve: Serve, status: int, count: int) -> None:
     with refused(TransferFailed, names=[site.name, str(status)]):
         site.registry().read_digest()
     assert len(site.asked) == count
+
+
+@pytest.mark.parametrize(
+    ("image", "how", "url"),
+    [
+        ("r.example/a", {}, "https://r.example/v2/a/manifests/latest"),
+        ("r.example/a", {"insecure": True}, "http://r.example/v2/a/manifests/latest"),
+        ("a", {}, "https://registry-1.docker.io/v2/library/a/manifests/latest"),
+        ("[::1]:5000/a/b:c", {}, "http://[::1]:5000/v2/a/b/manifests/c"),
+        ("localhost/a", {"ca": ""}, "https://localhost/v2/a/manifests/latest"),
+    ],
+)
+def test_http_is_only_for_loopback_addresses_and_on_request(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, image: str, how: dict[str, Any], url: str
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with refused(TransferFailed, names=[f" {url}:"]):
+        Registry(parse_reference(image), **how).read_digest()
 
 
 @pytest.mark.parametrize(

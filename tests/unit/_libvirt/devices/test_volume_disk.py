@@ -35,6 +35,7 @@ from hypothesis import strategies as st
 
 TEXTS = st.text(alphabet="abcXYZ019-_./ '\"&<>é", min_size=1, max_size=20)
 LAYERS = st.builds(DiskLayer, TEXTS, st.booleans(), st.sampled_from(["raw", "qcow2"]))
+BACKINGS = st.builds(DiskLayer, TEXTS, st.booleans(), st.sampled_from(["raw", "qcow2"]), st.booleans())
 NUMBERS = st.none() | st.integers(1, 2**31)
 
 
@@ -54,7 +55,7 @@ def devices(draw: st.DrawFn) -> VolumeDisk:
         bus=bus,
         device=device,
         layer=None if device == "cdrom" and draw(st.booleans()) else layer,
-        backing=draw(st.none() | LAYERS),
+        backing=draw(st.none() | BACKINGS),
         model=draw(choice("virtio", "virtio-non-transitional")),
         cache=draw(choice("none", "writeback")),
         error_policy=draw(choice("stop", "report")),
@@ -119,6 +120,14 @@ PRINTED = """
   <address type='drive' controller='0' bus='0' target='0' unit='0'/>
 </disk>
 """
+
+
+def test_the_owner_of_a_backing_file_stays() -> None:
+    """libvirt gives all other files of the disk to the user of QEMU."""
+    base = DiskLayer("/c/disk", False, "raw", keeps_owner=True)
+    element = written(VolumeDisk("a", "vda", "virtio", layer=DiskLayer("/a", False, "qcow2"), backing=base))
+    assert [one.attrib for one in element.iter("seclabel")] == [{"model": "dac", "relabel": "no"}]
+    assert element.find("backingStore/source/seclabel") is not None
 
 
 def test_what_libvirt_adds_is_no_difference() -> None:
