@@ -106,9 +106,11 @@ def volume_disks(root: ET.Element, adopted: Collection[str] = ()) -> Iterator[tu
     :arg adopted: names of disks of which a running domain may have the alias that libvirt chose. Such a disk is
         recognized by its target.
     """
-    for element in devices(root).findall("disk"):
+    elements = devices(root).findall("disk")
+    taken = {name_of(element) for element in elements}
+    for element in elements:
         name = disk_name(element)
-        if name_of(element) is not None or name in adopted:
+        if name_of(element) is not None or (name in adopted and name not in taken):
             yield element, replace(read_volume_disk(element), name=name)
 
 

@@ -116,8 +116,9 @@ class SourcePlanner:
         return source
 
     def _with_settled_mode(self, name: str, facts: VolumeFacts) -> VolumeFacts:
-        """Return facts with which a disk of the definition keeps its default mode of input and output. Otherwise a guest
-        that fills its disk would change the definition.
+        """Return facts with which a disk of the definition keeps its default mode of input and output.
+
+        Otherwise a guest that fills its disk would change the definition.
         """
         defined = self._world.defined.get(name)
         if defined is None or defined.layer is None or defined.layer.path != facts.layer.path:

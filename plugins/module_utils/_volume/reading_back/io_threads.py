@@ -40,10 +40,15 @@ def find_thread_policy(disks: Sequence[VolumeDisk], count: int, facts: DomainFac
     has_pool = any(disk.io_threads for disk in disks)
     if not threads and not has_pool:
         return ThreadPolicy()
-    planned = [(policy, _plan(policy, disks, facts)) for policy in _policies(disks, threads)]
-    fitting = [(policy, plan) for policy, plan in planned if _gives(plan, disks, threads)]
-    exact = [policy for policy, plan in fitting if plan.count == count]
-    return next(iter([*exact, *(policy for policy, _plan in fitting)]), ThreadPolicy())
+    choices = [[_connect(disk, is_dedicated=flag) for flag in (False, True)] for disk in disks]
+    fallback = None
+    for policy in _policies(disks, threads):
+        plan = _plan(policy, choices, facts)
+        if _gives(plan, disks, threads):
+            if plan.count == count:
+                return policy
+            fallback = fallback or policy
+    return fallback or ThreadPolicy()
 
 
 def _policies(disks: Sequence[VolumeDisk], threads: dict[str, int]) -> Iterator[ThreadPolicy]:
@@ -60,11 +65,16 @@ def _policies(disks: Sequence[VolumeDisk], threads: dict[str, int]) -> Iterator[
             yield ThreadPolicy(name, None, frozenset(disk for disk, thread in threads.items() if thread >= bound))
 
 
-def _plan(policy: ThreadPolicy, disks: Sequence[VolumeDisk], facts: DomainFacts) -> IoThreads:
-    connected = [
-        ConnectedDisk("", DiskSpec(disk.name, dedicated_io_thread=disk.name in policy.dedicated), None, disk.bus)
-        for disk in disks
-    ]
+def _connect(disk: VolumeDisk, *, is_dedicated: bool) -> ConnectedDisk:
+    return ConnectedDisk("", DiskSpec(disk.name, dedicated_io_thread=is_dedicated), None, disk.bus)
+
+
+def _plan(policy: ThreadPolicy, choices: Sequence[Sequence[ConnectedDisk]], facts: DomainFacts) -> IoThreads:
+    """Return the threads with a policy.
+
+    :arg choices: each disk without and with a thread of its own.
+    """
+    connected = [choice[choice[0].name in policy.dedicated] for choice in choices]
     return plan_io_threads(DomainVolumes(io_threads_policy=policy.name, io_threads=policy.pool), connected, facts)
 
 
