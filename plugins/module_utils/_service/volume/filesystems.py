@@ -94,7 +94,7 @@ class DomainFilesystems:
 
     def _removal_action(self, name: str) -> Action:
         directory = TextDirectory(self._text_path(name))
-        return Action("remove files", directory.path, {"exists": True}, None, finish=lambda: directory.remove())
+        return Action("remove files", directory.path, {"exists": True}, None, finish=directory.remove)
 
     def _texts_of(self, filesystem: FilesystemSpec) -> Mapping[str, bytes] | None:
         return self.files.files_of(self._source_of(filesystem))

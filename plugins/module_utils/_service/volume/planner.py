@@ -13,13 +13,13 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..._core.plan import Action
+from ..._core.plan import Action, nothing
 from ..._image.container.cache import ContainerDiskCache
 from ..._image.container.store import DiskStore
 from ..._image.volume_files import VolumeDirectory, grow_file
 from ..._libvirt.connection import Domain
 from ..._libvirt.devices.filesystem import tags
-from ..._libvirt.devices.volume_disk import VolumeDisk, volume_disks
+from ..._libvirt.devices.volume_disk import DiskLayer, VolumeDisk, volume_disks
 from ..._libvirt.devices.volume_record import VolumeRecord, read_record
 from ..._libvirt.domain_xml import attribute, devices, parse
 from ..._libvirt.edit import SAVED_STATE, DefinitionEdit
@@ -184,7 +184,7 @@ class DomainPlanner:
                 action = plan_growth(self._domain, disk, source.current, source.size, running)
                 self._plan.actions += [] if action is None else [action]
             elif source.size > source.current:
-                self._plan.actions.append(_file_growth(disk, source))
+                self._plan.actions.append(_file_growth(disk.layer, source))
 
     def _plan_purge(self, disks: tuple[VolumeDisk, ...]) -> None:
         """Plan the removal of files that no disk has any more. Those of undeclared volumes stay without ``purge``."""
@@ -210,13 +210,10 @@ class DomainPlanner:
         return Action("remove file", path, {"exists": True}, None, finish=remove)
 
 
-def _file_growth(disk: VolumeDisk, source: Source) -> Action:
-    layer = disk.layer
-    assert layer is not None
-
+def _file_growth(layer: DiskLayer, source: Source) -> Action:
     def grow() -> Any:
         grow_file(layer.path, layer.format, source.size, sparse=not source.facts.is_thick)
-        return lambda: None  # a file that grew isn't cut again
+        return nothing  # a file that grew isn't cut again
 
     return Action("grow disk", layer.path, {"size": source.current}, {"size": source.size}, prepare=(grow,))
 
