@@ -99,8 +99,7 @@ options:
     description:
       - Images that are imported into the catalog of this host if they are missing, as in C(spec.dataVolumeTemplates).
         The sources are C(http), C(registry), C(pvc), C(blank) and C(upload).
-      - C(storage_class_name) is the name of a datastore. Without one, the catalog must have a single datastore for
-        images.
+      - C(storage_class_name) is the name of a datastore. Without one, the datastore is V(default).
       - An image grows to a larger requested size, and never shrinks.
     type: list
     elements: dict
