@@ -6,19 +6,24 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ansible_process
 import pytest
+import yaml
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, DependencyNotFound
 from container_images import Layout, make_tar, raw_disk
+from documentation import block
 from lab import Lab
 from lab.guests import Guest
 from refusal import require_failure
 from volume_domain import DIRECTORY, VolumeDomain
 
+ANSIBLE = Path(sys.executable).with_name("ansible")
 VOLUMES = "/srv/info"
 #: Images as image_info returns them: a disk for writing, a base, and a directory.
 CLAIMS = [
@@ -230,7 +235,7 @@ def test_a_disk_of_somebody_else(web: VolumeDomain) -> None:
 
 
 def test_a_domain_of_virt_install(
-    engine: None, cold: Guest, execute: Callable[..., str], module: Callable[..., dict[str, Any]]
+    site: Lab, cold: Guest, execute: Callable[..., str], module: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     """The domain becomes a play by the modules, and its guest boots as before."""
     domain = VolumeDomain("hv1", cold.name, execute)
@@ -241,8 +246,15 @@ def test_a_domain_of_virt_install(
     [found] = module("hv1", "domain_volumes_info", **options)["domains"]
     [every] = [one for one in module("hv1", "domain_volumes_info")["domains"] if one["name"] == cold.name]
     assert [one["name"] for one in every["left_out"]] == ["vda"]
-    done = [module("hv1", "domain_volumes", **options, **found["declaration"]) for _run in range(2)]
-    assert [one["changed"] for one in done] == [True, False]
+    tasks = yaml.safe_load(block("docs/kubevirt.md", "A domain that exists").text.replace("web1", cold.name))
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([{"hosts": "hv1", "gather_facts": False, "tasks": tasks}]))
+    command = [str(ANSIBLE.with_name("ansible-playbook")), "-i", str(site.inventory), str(tmp_path / "play.yml")]
+    done = ansible_process.run(command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert yaml.safe_load(execute("hv1", "cat", f"/root/{cold.name}.yml")) == every["declaration"]
+    execute("hv1", "rm", f"/root/{cold.name}.yml")
+    runs = [module("hv1", "domain_volumes", **options, **found["declaration"]) for _run in range(2)]
+    assert [one["changed"] for one in runs] == [True, False]
     after = domain.definition()
     new = set(after.splitlines()) - set(before.splitlines())
     assert [line.split()[0] for line in sorted(new) if "granary" not in line and "metadata" not in line] == [
