@@ -75,7 +75,7 @@ EXAMPLES = r"""
     dest: /root/web1.yml
     mode: "0600"
 
-- name: Declare a disk and a thread for each disk, in place of what the domain has
+- name: Spread the disks that the domain has over threads for input and output
   granary.vmstore.domain_volumes:
     domain: web1
     disks: "{{ found.domains[0].declaration.disks }}"
