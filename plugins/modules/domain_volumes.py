@@ -19,6 +19,8 @@ description:
   - A device is recognized by its alias C(ua-<name>). The metadata of the definition records the names of the last run,
     so that devices that aren't declared any more are removed. All other devices, and everything else in the definition,
     stay as they are.
+  - A disk without such an alias is adopted if its target, such as V(vda), is the name of a declared disk with the same
+    data. M(granary.vmstore.domain_volumes_info) returns the declaration of a domain that exists.
   - libvirt validates the definition before it is changed. The module reads the definition back, and restores the old
     one if libvirt changed anything else.
   - A running domain gets and loses disks on virtio and scsi, and gets other media in its drives, larger disks, and
@@ -198,6 +200,7 @@ options:
     type: str
     default: qemu:///system
 seealso:
+  - module: granary.vmstore.domain_volumes_info
   - module: granary.vmstore.container_disk_cache
   - module: granary.vmstore.image
   - module: granary.vmstore.virtiofs_export

@@ -25,10 +25,11 @@ from ..._libvirt.domain_xml import devices as devices_of
 from ..._libvirt.domain_xml import require_child
 from ..._libvirt.edit import DefinitionEdit
 from ..._volume.conversion import DomainDevices
+from .domain_facts import format_cpu_set, parse_cpu_set
 from .same_data import differences
 
 #: Fields whose change needs a new device, because the old address or name doesn't fit any more.
-_PLACE = {"target", "bus", "device", "scsi_address"}
+PLACE = {"target", "bus", "device", "scsi_address"}
 
 
 def edit_definition(
@@ -50,7 +51,9 @@ def edit_definition(
         _edit_disk(edit, disk)
     threads = devices.io_threads
     if threads.count and (threads.pins or count_io_threads(edit.root) != threads.count):
-        set_io_threads(edit.root, threads.count, threads.pins)
+        # libvirt writes sets in its own form, and would seem to change others.
+        pins = {number: format_cpu_set(parse_cpu_set(pin)) for number, pin in threads.pins.items()}
+        set_io_threads(edit.root, threads.count, pins)
     _edit_channel(edit, is_wanted=devices.has_metrics_port)
     _edit_boot_devices(edit.root)
     write_record(edit.root, record)
@@ -62,7 +65,7 @@ def _edit_disk(edit: DefinitionEdit, disk: VolumeDisk) -> None:
         edit.add_device(create_volume_disk(disk))
         return
     changed = set(differences(disk, read_volume_disk(element)))
-    if changed & _PLACE:
+    if changed & PLACE:
         edit.remove_device(element)
         edit.add_device(create_volume_disk(disk))
     elif changed:
@@ -99,4 +102,4 @@ def definition_action(edit: DefinitionEdit) -> Action:
     return Action("change definition", f"domain {edit.domain.name!r}", before, after, edit.apply, edit.undo)
 
 
-__all__ = ["definition_action", "edit_definition"]
+__all__ = ["PLACE", "definition_action", "edit_definition"]

@@ -27,8 +27,8 @@ from ..._model.metrics import metrics_file
 from ..._volume.admission.declaration import accept_declaration
 from ..._volume.connection import connect_disks
 from ..._volume.conversion import convert
-from ..._volume.facts import DomainFacts
 from ..._volume.media import GuestFiles, Identity, tagged_devices
+from .adoption import adopt_disks, check_adopted
 from .claims import Claims
 from .container_disks import ContainerDisks
 from .data_volumes import DataVolumes
@@ -61,19 +61,20 @@ class DomainPlanner:
         self._running_text = text
         self._running = None if text is None else parse(text)
         self._record = read_record(self._edit.root)
-        self._facts = self._read_facts()
+        declared = self._declared_names()
+        self._adopted = adopt_disks(self._edit.root, declared)
+        self._facts = read_domain_facts(self._edit.root, self._running, declared | self._record.names, host.version)
         self._spec = accept_declaration(self._options.declaration, self._facts)
         self._directory = VolumeDirectory(os.path.join(self._options.directory, domain.uuid), host.owner)
         self._metrics = VolumeDirectory(os.path.dirname(metrics_file(domain.uuid)), host.owner)
 
-    def _read_facts(self) -> DomainFacts:
-        declared = {
+    def _declared_names(self) -> set[str]:
+        return {
             str(one.get("name"))
             for option in ("disks", "filesystems", "volumes")
             for one in self._options.declaration.get(option, [])
             if isinstance(one, Mapping)
         }
-        return read_domain_facts(self._edit.root, self._running, declared | self._record.names, self._host.version)
 
     def container_disks(self, log: Callable[[str], object]) -> ContainerDisks:
         """Return the disks in container images that the declaration names."""
@@ -102,6 +103,7 @@ class DomainPlanner:
         names = [filesystem.name for filesystem in self._spec.filesystems]
         # Filesystems are exports, whose service knows the rest about their devices.
         converted = convert(self._spec, self._facts, facts, dict.fromkeys(names, ""))
+        check_adopted(self._domain.name, self._adopted, converted.disks)
         for source in sources.values():
             self._plan.actions += source.actions
             self._plan.warnings += source.warnings
@@ -171,7 +173,9 @@ class DomainPlanner:
 
     def _plan_growth(self, disks: tuple[VolumeDisk, ...], sources: Mapping[str, Source]) -> None:
         """Plan the growth of existing data: by QEMU where a domain runs, else in the file."""
-        running = {} if self._running is None else {disk.name: disk for _element, disk in volume_disks(self._running)}
+        names = {disk.name for disk in disks}
+        found = [] if self._running is None else volume_disks(self._running, names)
+        running = {disk.name: disk for _element, disk in found}
         for disk in disks:
             source = sources.get(disk.name)
             if source is None or source.current is None or disk.layer is None:
