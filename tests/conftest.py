@@ -139,6 +139,7 @@ SHARED = {
     "site 2": (
         "test_domain_volumes.py",
         "test_domain_volumes_info.py",
+        "test_domain_volumes_in_use.py",
         "test_hostile_guest.py",
         "test_live_calls.py",
         "test_virtiofs_daemon.py",

@@ -24,18 +24,24 @@ SCHEMA, _GRANULARITY = "/usr/share/libvirt/schemas/domaincommon.rng", "discard_g
 
 
 def read_domain_facts(
-    defined: ET.Element, running: ET.Element | None, own: Collection[str], libvirt: tuple[int, int, int]
+    defined: ET.Element,
+    running: ET.Element | None,
+    declared: Collection[str],
+    recorded: Collection[str],
+    libvirt: tuple[int, int, int],
 ) -> DomainFacts:
     """Return the facts about a domain.
 
     :arg running: the XML of the running domain; ``None`` while it is off.
-    :arg own: the names of the disks and filesystems that are declared, or were declared by the last run.
+    :arg declared: the names of the disks and filesystems that are declared.
+    :arg recorded: those that were declared by the last run. A running domain may still have their disks.
     :arg libvirt: the version of libvirt.
     """
+    own = {*declared, *recorded}
     disks = [element for element in _find_disks(defined, own) if name_of(element) is not None]
     roots = [root for root in (defined, running) if root is not None]
     # libvirt has chosen the alias of a disk that was adopted while the domain runs.
-    mine = {*disks, *([] if running is None else _find_disks(running, own))}
+    mine = {*disks, *([] if running is None else _find_disks(running, declared))}
     foreign = [element for root in roots for element in devices(root) if element not in mine]
     others = [element for element in devices(defined) if element not in mine]
     controller = find_scsi_controller(defined)

@@ -180,7 +180,7 @@ class DomainReader:
         sources = {disk.name: _try(finder.find, disk) for disk in disks if disk.name not in empty}
         sources.update({device.tag: _try(finder.find_directory, device) for device in shared})
         _require_declarable({name: one.reason for name, one in sources.items() if one.source is None})
-        return Parts(root, disks, shared, read_domain_facts(root, None, names, self._data.host.version), sources)
+        return Parts(root, disks, shared, read_domain_facts(root, None, names, (), self._data.host.version), sources)
 
     def _declare(self, parts: Parts) -> tuple[Declaration, list[dict[str, object]]]:
         """Return the declaration, and the texts that the user adds.
@@ -230,7 +230,7 @@ class DomainReader:
         tags = {disk.name: disk.tag for disk in spec.disks if disk.tag is not None}
         return VolumeWorld(
             directory=self._directory,
-            is_running=self._domain.is_running,
+            is_in_use=self._domain.is_running or self._domain.saved_xml() is not None,
             defined={disk.name: disk for disk in disks},
             files_in_use=frozenset(disk.layer.path for disk in disks if disk.layer is not None),
             files=GuestFiles(spec, self._identity, devices=tagged_devices(disks, tags)),

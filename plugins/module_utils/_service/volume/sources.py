@@ -65,9 +65,9 @@ class VolumeWorld:
     """The state of a domain and its host that sources depend on.
 
     :arg directory: the directory for the files of the domain's volumes.
-    :arg is_running: whether a QEMU process uses the files now.
+    :arg is_in_use: whether a QEMU process uses the files now, or resumes a saved state with them.
     :arg defined: the disks of the definition, by name.
-    :arg files_in_use: the paths of all disks of the definition and of the running domain.
+    :arg files_in_use: the paths of all disks of the definition, and of the running domain or its saved state.
     :arg files: the files of volumes with texts.
     :arg container_disks: the base of a container disk, by the name of the volume. It is missing for an overlay that
         stays, and in check mode for an image that isn't pulled yet.
@@ -76,7 +76,7 @@ class VolumeWorld:
     """
 
     directory: VolumeDirectory
-    is_running: bool
+    is_in_use: bool
     defined: Mapping[str, VolumeDisk]
     files_in_use: frozenset[str]
     files: GuestFiles
@@ -206,7 +206,7 @@ class SourcePlanner:
         if found is None:
             return Source(facts, actions=[_creation("create overlay", path, after, make, directory, file)])
         before = {"backing_file": found.backing, "size": found.size}
-        if not self._world.is_running and (found.has_data or before != after):
+        if not self._world.is_in_use and (found.has_data or before != after):
             return Source(facts, actions=[Action("discard ephemeral data", path, before, after, make)])
         return Source(facts)
 
