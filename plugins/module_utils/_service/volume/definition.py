@@ -33,17 +33,18 @@ PLACE = {"target", "bus", "device", "scsi_address"}
 
 
 def edit_definition(
-    edit: DefinitionEdit, devices: DomainDevices, record: VolumeRecord, *, scsi_controller: int
+    edit: DefinitionEdit, devices: DomainDevices, record: VolumeRecord, *, scsi_controller: int, other_io_threads: int
 ) -> None:
     """Give the definition exactly the devices of a declaration.
 
     :arg record: the new record. It has the filesystems, too, which are devices of another service.
     :arg scsi_controller: the index of the controller for disks on SCSI.
+    :arg other_io_threads: the number of threads for input and output that other devices need.
     """
-    recorded = read_record(edit.root).names
+    old = read_record(edit.root)
     wanted = {disk.name: disk for disk in devices.disks}
     for element, disk in list(volume_disks(edit.root)):
-        if disk.name in recorded and disk.name not in wanted:
+        if disk.name in old.names and disk.name not in wanted:
             edit.remove_device(element)
     if devices.scsi_model is not None and find_scsi_controller(edit.root) is None:
         edit.add_device(create_scsi_controller(str(scsi_controller), devices.scsi_model))
@@ -54,6 +55,8 @@ def edit_definition(
         # libvirt writes sets in its own form, and would seem to change others.
         pins = {number: format_cpu_set(parse_cpu_set(pin)) for number, pin in threads.pins.items()}
         set_io_threads(edit.root, threads.count, pins)
+    elif not threads.count and old.io_threads and count_io_threads(edit.root) == old.io_threads:
+        set_io_threads(edit.root, other_io_threads, {})
     _edit_channel(edit, is_wanted=devices.has_metrics_port)
     _edit_boot_devices(edit.root)
     write_record(edit.root, record)

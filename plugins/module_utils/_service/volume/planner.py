@@ -122,8 +122,15 @@ class DomainPlanner:
         record = VolumeRecord(
             frozenset([*(disk.name for disk in disks), *names]),
             frozenset(one.name for one in self._spec.data_volume_templates),
+            converted.io_threads.count,
         )
-        edit_definition(self._edit, converted, record, scsi_controller=self._facts.scsi_controller)
+        edit_definition(
+            self._edit,
+            converted,
+            record,
+            scsi_controller=self._facts.scsi_controller,
+            other_io_threads=self._facts.other_io_threads,
+        )
         refuse_shared_data(converted.disks, self._edit.root)
         if self._edit.is_change:
             self._plan.actions.append(definition_action(self._edit))
