@@ -304,7 +304,7 @@ def test_two_domains_do_not_write_to_one_image(web: VolumeDomain, domain: Callab
     for number, one in enumerate((web, other), start=7):
         let_qemu_write(one, "one", number)
         assert "verification failed" not in web.shell(
-            f'qemu-io -U -f raw -c "read -P {number} 0 512" "$0"', web.path("one")
+            f'qemu-io -r -U -f raw -c "read -P {number} 0 512" "$0"', web.path("one")
         )
 
 
@@ -331,6 +331,7 @@ def test_threads_and_queues(web: VolumeDomain) -> None:
     options["disks"].append(bus("fourth"))
     options["volumes"].append({"name": "fourth", "emptyDisk": {"capacity": "1Mi"}})
     assert web.converge(**options)["restart_reasons"] == []
+    web.virsh("destroy")
     web.converge()
     assert "iothread" not in web.definition()
 

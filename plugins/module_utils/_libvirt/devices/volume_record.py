@@ -42,9 +42,9 @@ class VolumeRecord:
 def read_record(root: ET.Element) -> VolumeRecord:
     """Return the record in a definition; an empty one without a record."""
     found = root.findall("metadata/*/*")
-    names = (frozenset(one.get("name") or "" for one in found if one.tag == tag) for tag in _TAGS)
-    threads = next((one.get(_THREADS) for one in root.findall("metadata/*") if one.tag == _RECORD), None)
-    return VolumeRecord(*names, io_threads=int(threads) if (threads or "").isdigit() else 0)
+    names, volumes = (frozenset(one.get("name") or "" for one in found if one.tag == tag) for tag in _TAGS)
+    threads = [one.get(_THREADS, "") for one in root.findall("metadata/*") if one.tag == _RECORD]
+    return VolumeRecord(names, volumes, int(threads[0]) if threads and threads[0].isdigit() else 0)
 
 
 def write_record(root: ET.Element, record: VolumeRecord) -> None:
