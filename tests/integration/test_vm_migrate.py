@@ -19,7 +19,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     LibvirtFailed,
     TimedOut,
 )
-from migrating_vm import CATALOG, HOSTS, Execute, Tasks, Vm
+from migrating_vm import CATALOG, HOSTS, KILL, Execute, Tasks, Vm
 from refusal import require_failure
 from running_disks import DOMAIN
 
@@ -38,19 +38,6 @@ def tasks(migration_tasks: Tasks) -> Tasks:
 def make(make_migrating: Callable[..., Vm]) -> Callable[..., Vm]:
     return make_migrating
 
-
-#: Program that kills the process with the locks of VMs, which is the module, and waits for its end.
-KILL = """
-import glob, os, signal, sys, time
-for link in glob.glob("/proc/[0-9]*/fd/*"):
-    try:
-        if os.readlink(link) == sys.argv[1]:
-            process = int(link.split("/")[2])
-            os.kill(process, signal.SIGKILL)
-            print(process)
-    except OSError:
-        pass
-"""
 
 #: Shell loops that wait for a state of the domain $0, for at most a minute.
 MIGRATING = 'for i in $(seq 600); do virsh domjobinfo "$0" | grep -q "File processed" && exit; sleep 0.1; done; exit 1'

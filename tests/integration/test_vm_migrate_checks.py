@@ -105,7 +105,7 @@ def arrival(text: str, *, libvirt: int = 1, qemu: int = 1, stores: Iterable[dict
     """Return a domain that comes from another host."""
     marks = [{"is": "StoreMark", **store} for store in stores]
     departure = {"is": "Departure", "reasons": [], "xml": text, "is_left": False, "written": [], "stores": marks}
-    return {**departure, "libvirt": libvirt, "qemu": qemu, "host_cpu": None}
+    return {**departure, "libvirt": libvirt, "qemu": qemu, "host_cpu": None, "has_autostart": False}
 
 
 def test_what_a_host_lacks(check: Callable[..., Any], execute: Execute) -> None:
