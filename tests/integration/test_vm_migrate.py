@@ -55,6 +55,7 @@ def test_a_running_vm_migrates_with_its_disks_there_and_back(
     make: Callable[..., Vm], tasks: Tasks, name: str, disks: list[dict[str, Any]], options: dict[str, Any]
 ) -> None:
     vm = make(name, disks, **options)
+    vm.virsh("hv1", "autostart", name)
     snapshot = {"vm": name, "disk": 0, "name": "before"}
     [taken] = tasks(("vm_disk_snapshot", snapshot, False))
     assert taken["changed"], taken
@@ -76,6 +77,7 @@ def test_a_running_vm_migrates_with_its_disks_there_and_back(
     assert [(one["changed"], one["host"], one["mode"]) for one in results[2:]] == [(False, "hv2", None)] * 2
     vm.require_on("hv2")
     assert vm.definition("hv2") == definition
+    assert vm.has_autostart("hv2")
     formats = ["qcow2", "raw", "raw"] if name == "layered" else ["raw", "qcow2"]
     for number in range(len(disks)):
         vm.require_data("hv2", number, formats[number])
@@ -95,6 +97,7 @@ def test_a_running_vm_migrates_with_its_disks_there_and_back(
 
 def test_a_vm_that_is_off_migrates_with_its_definition(make: Callable[..., Vm], tasks: Tasks) -> None:
     vm = make("cold", LAYERED, start=False)
+    vm.virsh("hv1", "autostart", "cold")
     definition = vm.definition("hv1")
     require_failure(
         vm.migrate("hv2", mode="live"),
@@ -110,6 +113,7 @@ def test_a_vm_that_is_off_migrates_with_its_definition(make: Callable[..., Vm], 
     assert results[1]["mode"] == "cold"
     vm.require_on("hv2", "shut off")
     assert vm.definition("hv2") == definition
+    assert vm.has_autostart("hv2")
     for number, image_format in enumerate(["qcow2", "raw", "raw"]):
         vm.require_data("hv2", number, image_format)
     vm.virsh("hv2", "start", "cold")
