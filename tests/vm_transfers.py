@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import Settings
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.registry import transfer_class
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.transfer import hosts
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.transfer.base import TransferDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.transfer.facts import VmFacts
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.transfer.registry import transfer_class
 from ansible_collections.granary.vmstore.plugins.module_utils._image.vm_disk import DiskRecord
 from ansible_collections.granary.vmstore.plugins.module_utils._model.place import Place
 from ansible_collections.granary.vmstore.plugins.module_utils._model.vm import Vm, VmDisk

@@ -19,7 +19,8 @@ description:
   - The module also checks the virtiofsd of a running device. If virtiofsd has died, only a restart helps the guest. If
     virtiofsd serves another directory than the current one at O(source), because a file system was mounted or unmounted
     there, the guest writes to a directory that is hidden from this host. The module warns of both, and
-    RV(restart_required) is true.
+    RV(restart_required) is true. In the second case, O(restart) doesn't restart the domain, because only you know which
+    directory is right.
   - A warning names accounts of this host, and users with subordinate ids, whose ids are those that the guest's ids are
     mapped to.
   - Virtiofs needs shared memory. When a device is added, the memory of the domain becomes shared. Huge pages and memory
@@ -49,6 +50,7 @@ extends_documentation_fragment:
   - granary.vmstore._attributes
   - granary.vmstore._attributes.actiongroup_vmstore
   - granary.vmstore._id_maps
+  - granary.vmstore._restart
 attributes:
   check_mode:
     support: full
@@ -201,24 +203,6 @@ options:
     description: URI of libvirt on this host.
     type: str
     default: qemu:///system
-  restart:
-    description:
-      - The action if a running domain needs a restart (RV(restart_required)), for whatever reason.
-      - V(when_needed) asks the guest to shut down, waits, and starts the domain. The module fails if the guest doesn't
-        shut down within O(restart_timeout), or if the domain is paused. Earlier changes stay. A guest that hangs on a
-        dead virtiofsd often can't shut down.
-      - V(when_needed_force) does the same, and turns off the power of the domain if the guest doesn't shut down in
-        time. The guest can lose unwritten data.
-      - A domain that doesn't start again gets its old definition back and is started with that.
-      - A transient domain isn't restarted, because it would be gone. A domain whose device serves another directory
-        than the current one at O(source) isn't restarted either, because only you know which directory is right.
-    type: str
-    choices: [never, when_needed, when_needed_force]
-    default: never
-  restart_timeout:
-    description: Upper bound of the seconds in which the guest must shut down for O(restart).
-    type: int
-    default: 120
   host:
     description: The name of this host in the catalog. The default is its node name.
     type: str

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import DatastoreDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.registry import new_driver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.registry import new_driver
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 from lab import Lab
 

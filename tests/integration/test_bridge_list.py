@@ -43,9 +43,9 @@ from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.fs import FsDriver
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.receiving import HANDLERS
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.registry import new_driver
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.users import LOCKED
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.virtiofs import VirtiofsDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.registry import new_driver
 from ansible_collections.granary.vmstore.plugins.module_utils._host.directory import Directory, Measuring
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 from ansible_collections.granary.vmstore.plugins.module_utils._remote import session
@@ -612,7 +612,7 @@ sys.path.insert(0, {library!r})
 from granary_vmstore._model.datastore import Datastore
 from granary_vmstore._core.errors import VmstoreError
 from granary_vmstore._driver.datastore.base import CopyOptions
-from granary_vmstore._driver.registry import new_driver
+from granary_vmstore._driver.datastore.registry import new_driver
 driver = new_driver(Datastore(100, "x", "image", "fs", "shared", {store!r}, bridge_list=("h1", "h2")))
 try:
     driver.cp({path!r}, CopyOptions("os", bandwidth=1 << 20))
@@ -1053,7 +1053,8 @@ def test_an_engine_in_a_module_of_ansible(bridges: Any, tmp_path: Path) -> None:
 
 def test_actions_without_bridges_do_not_load_it(library: Path) -> None:
     program = (
-        f"import sys; sys.path.insert(0, {str(library)!r}); from granary_vmstore._driver.registry import new_driver\n"
+        f"import sys; sys.path.insert(0, {str(library)!r})\n"
+        "from granary_vmstore._driver.datastore.registry import new_driver\n"
         "from granary_vmstore._model.datastore import Datastore\n"
         f"new_driver(Datastore(1, 'x', 'image', 'fs', 'shared', '/nowhere')).stat({str(library)!r})\n"
         "print([name for name in sys.modules if 'bridge' in name or '_remote' in name])"

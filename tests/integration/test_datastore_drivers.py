@@ -29,12 +29,12 @@ from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.
     DatastoreDriver,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.directory import SystemDriver
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.info import CONTRACT_ACTIONS, OPTIONAL_ACTIONS
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.registry import (
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.registry import (
     DATASTORE_DRIVERS,
     class_for,
     driver_class,
 )
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.info import CONTRACT_ACTIONS, OPTIONAL_ACTIONS
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 from refusal import refused
 

@@ -19,8 +19,8 @@ import pytest
 import vm_transfers
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput, VmstoreError
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import Settings
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.registry import transfer_class
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.transfer.facts import VmFacts
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.transfer.registry import transfer_class
 from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.transfer_action import run_transfer
 from ansible_collections.granary.vmstore.plugins.module_utils._face.driver_script.vm_document import parse_vm
 from ansible_collections.granary.vmstore.plugins.module_utils._model.place import Place

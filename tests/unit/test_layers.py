@@ -20,6 +20,7 @@ LAYERS = (
     {"_host", "_libvirt", "_catalog"},
     {"_remote"},
     {"_image"},
+    {"_volume"},
     {"_driver"},
     {"_service"},
     {"_face"},

@@ -72,10 +72,8 @@ def test_a_new_machine_runs_every_suite_but_the_one_that_makes_it() -> None:
 def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
     status, output = run(SCRIPT / "bench", "monito")
     assert status == 2
-    assert (
-        output == 'script/bench: there is no benchmark "monito": give one of actions cp images monitor monitoring '
-        "simulated-datastore transfers, or none to run all.\n"
-    )
+    names = "actions cp downward-metrics images monitor monitoring simulated-datastore transfers volumes"
+    assert output == (f'script/bench: there is no benchmark "monito": give one of {names}, or none to run all.\n')
 
 
 def test_counts_are_those_of_the_report(tmp_path: Path) -> None:

@@ -9,10 +9,15 @@ data.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+import struct
 
 from .directory import descriptor_path
+
+#: Requests for the sizes of blocks (Linux, include/uapi/linux/fs.h).
+_BLKSSZGET, _BLKPBSZGET = 0x1268, 0x127B
 
 
 def is_block_device(descriptor: int) -> bool:
@@ -21,6 +26,16 @@ def is_block_device(descriptor: int) -> bool:
     :raises OSError: the descriptor isn't open.
     """
     return stat.S_ISBLK(os.fstat(descriptor).st_mode)
+
+
+def require_storage(descriptor: int) -> None:
+    """Refuse anything but a regular file or a block device. It is a ``check`` of :func:`open_file_at`.
+
+    :raises OSError: with ENOTBLK.
+    """
+    mode = os.fstat(descriptor).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        raise OSError(errno.ENOTBLK, "it is neither a regular file nor a block device")
 
 
 def length_of(descriptor: int) -> int:
@@ -49,6 +64,26 @@ def sectors_written(descriptor: int) -> int:
         return 0
 
 
+def block_sizes(descriptor: int) -> tuple[int, int, int]:
+    """Return the sizes of blocks of an open block device in bytes: logical, physical, and the granularity of discarded
+    blocks, which is 0 for a device that discards nothing (ioctl BLKSSZGET and BLKPBSZGET; Linux,
+    Documentation/ABI/stable/sysfs-block).
+
+    :raises OSError: the sizes can't be read.
+    """
+    logical, physical = (
+        struct.unpack("I", fcntl.ioctl(descriptor, request, bytes(4)))[0] for request in (_BLKSSZGET, _BLKPBSZGET)
+    )
+    number = os.fstat(descriptor).st_rdev
+    try:
+        with open(
+            f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/queue/discard_granularity", encoding="ascii"
+        ) as file:
+            return logical, physical, int(file.read())
+    except (FileNotFoundError, ValueError):
+        return logical, physical, 0
+
+
 def is_held(descriptor: int) -> bool:
     """Return whether an open block device is mounted, or a part of another device, such as of a volume group (open(2),
     O_EXCL without O_CREAT).
@@ -64,4 +99,4 @@ def is_held(descriptor: int) -> bool:
     return False
 
 
-__all__ = ["is_block_device", "is_held", "length_of", "sectors_written"]
+__all__ = ["block_sizes", "is_block_device", "is_held", "length_of", "require_storage", "sectors_written"]

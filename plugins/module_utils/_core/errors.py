@@ -14,8 +14,11 @@ import errno
 from .records import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
     from typing import TypeVar
+
+    from .problems import Problem
 
     E = TypeVar("E", bound="VmstoreError")
 
@@ -57,6 +60,18 @@ class InvalidInput(VmstoreError):
         self.option = option
         self.value = value
         self.accepted = accepted
+
+
+class InvalidDeclaration(VmstoreError):
+    """Parts of a declaration are invalid. The sentence names all of them.
+
+    :arg problems: the :class:`Problem` of each part.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        sentences = [str(InvalidInput(one.path, one.value, one.accepted)) for one in problems]
+        super().__init__(" ".join(sentences))
+        self.problems = tuple(problems)
 
 
 class PartlyDone(VmstoreError):
@@ -199,6 +214,7 @@ __all__ = [
     "FileAccessFailed",
     "FrontEndFailed",
     "HostUnreachable",
+    "InvalidDeclaration",
     "InvalidInput",
     "LibvirtFailed",
     "LibvirtMissing",

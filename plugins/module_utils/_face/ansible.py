@@ -46,8 +46,12 @@ else:
 HEADERS = "headers"
 #: The option whose values are secrets under the names that :func:`is_secret_name` finds.
 VARIABLES = "variables"
-#: The option for the content of a file, which is in no invocation.
-CONTENT = "content"
+#: Options whose values are in no invocation, in both spellings of KubeVirt's: contents of files, and texts that can be
+#: secrets.
+CONTENTS = frozenset(
+    "content secrets service_accounts user_data userData user_data_base64 userDataBase64 network_data networkData "
+    "network_data_base64 networkDataBase64 extra_headers extraHeaders".split()
+)
 
 #: Lower bound of the length in characters of a secret that is hidden in a module's result.
 SHORTEST_SECRET = 8
@@ -166,7 +170,7 @@ def _as_invocation(value: Any) -> Any:
 
 def _withhold(option: str, value: Any) -> Any:
     """Return the value of an option without the values of HTTP headers, secret variables, and contents of files."""
-    if option == CONTENT or (option in (HEADERS, VARIABLES) and not isinstance(value, Mapping)):
+    if option in CONTENTS or (option in (HEADERS, VARIABLES) and not isinstance(value, Mapping)):
         return WITHHELD
     if option in (HEADERS, VARIABLES):
         return {

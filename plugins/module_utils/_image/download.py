@@ -45,7 +45,7 @@ def download(source: Source, timeout: float, log: Callable[[str], object], limit
             yield from file.read_rest()
             return
         except Refused as error:
-            raise _failure(source, str(error)) from error
+            raise transfer_failure(source, str(error)) from error
         except (OSError, HTTPException, ValueError) as error:
             file.wait_after(error)
 
@@ -112,7 +112,7 @@ class _Download:
 
         :raises TransferFailed: no further attempt is made.
         """
-        why = _why(error, self._timeout)
+        why = describe_error(error, self._timeout)
         seconds = read_retry_after(error)
         if seconds is not None and self._left_alone + seconds <= LEFT_ALONE:
             self._left_alone += seconds
@@ -121,7 +121,7 @@ class _Download:
             return
         pause = None if self._is_lasting(error) else next(self._pauses, None)
         if pause is None:
-            raise _failure(self._source, why) from error
+            raise transfer_failure(self._source, why) from error
         broken = f"The download of {self._source.redacted} broke after {self._position} bytes"
         self._log(f"{broken} ({why}) and is resumed")
         time.sleep(pause)
@@ -153,12 +153,12 @@ def download_head(source: Source, size: int, timeout: float, limit: int | None =
             if length is not None and len(head) < min(size, length):
                 raise ValueError("less than was asked for")
     except Refused as error:
-        raise _failure(source, str(error)) from error
+        raise transfer_failure(source, str(error)) from error
     except (OSError, HTTPException, ValueError) as error:
-        why = _why(error, timeout)
+        why = describe_error(error, timeout)
         if isinstance(error, HTTPError) and error.code == 416:  # the file is empty
             return b"", 0
-        raise _failure(source, why) from error
+        raise transfer_failure(source, why) from error
     return head[:size], length
 
 
@@ -184,11 +184,16 @@ def _describe_length(response: HTTPResponse, total: int | None) -> str:
     )
 
 
-def _failure(source: Source, why: str) -> TransferFailed:
+def transfer_failure(source: Source, why: str) -> TransferFailed:
+    """Return the error about a URL that can't be read."""
     return TransferFailed(f"Could not read {source.redacted}: {why}.")
 
 
-def _why(error: Exception, timeout: float) -> str:
+def describe_error(error: Exception, timeout: float) -> str:
+    """Return the reason why a request failed, as a part of a sentence.
+
+    :arg timeout: upper bound of the pause between two bytes in seconds.
+    """
     if isinstance(error, HTTPError):
         error.close()
         if error.code in (301, 302, 303, 307, 308):
@@ -207,4 +212,4 @@ def _why(error: Exception, timeout: float) -> str:
     return f"the server's response is not valid HTTP ({type(error).__name__})"
 
 
-__all__ = ["download", "download_head"]
+__all__ = ["describe_error", "download", "download_head", "transfer_failure"]

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Small ISO 9660 images with files in one directory: the writer, by xorriso(1), and a reader.
+"""Small ISO 9660 images with files in a few directories: the writer, by xorriso(1), and a reader.
 
 The reader is separate from any program because the images are in directories of other users.
 """
@@ -23,7 +23,7 @@ _SECTOR = 2048
 _DESCRIPTOR = 16 * _SECTOR
 #: Upper bound of the length of a name in characters. Joliet names, which Windows reads, have no more.
 LONGEST_NAME = 64
-#: Upper bound of the number of files that the reader returns.
+#: Upper bound of the number of files and directories that the reader returns or enters.
 MOST_FILES = 1000
 #: Upper bound of the time that xorriso takes, in seconds.
 _TIMEOUT = 300
@@ -60,7 +60,7 @@ def check_file_name(option: str, name: str) -> str:
 def iso_bytes(labels: IsoLabels, files: Mapping[str, bytes]) -> bytes:
     """Return an image with ``files`` by name. The same input and the same xorriso give the same bytes.
 
-    :arg files: by names that :func:`check_file_name` accepts.
+    :arg files: by paths, such as ``openstack/latest/user_data``. :func:`check_file_name` accepts every part of a path.
     :raises CommandFailed: xorriso isn't installed, or failed.
     """
     with (
@@ -70,10 +70,13 @@ def iso_bytes(labels: IsoLabels, files: Mapping[str, bytes]) -> bytes:
         tree = os.path.join(scratch, "tree")
         os.mkdir(tree)
         for name, data in files.items():
-            with open(os.path.join(tree, name), "wb") as file:
+            path = os.path.join(tree, name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as file:
                 file.write(data)
-            os.utime(file.name, (0, 0))
-        os.utime(tree, (0, 0))
+            os.utime(path, (0, 0))
+        for directory, _directories, _files in os.walk(tree):
+            os.utime(directory, (0, 0))
         image = os.path.join(scratch, "image")
         _make_image(labels, tree, image)
         with open(image, "rb") as made:
@@ -117,8 +120,7 @@ def _text(field: bytes) -> str:
 
 
 def read_files(data: bytes) -> dict[str, bytes]:
-    """Return the files in the root directory of an image by name. Names are those of Rock Ridge, or the plain ones
-    (ECMA-119) in lower case.
+    """Return the files of an image by path. Names are those of Rock Ridge, or the plain ones (ECMA-119) in lower case.
 
     :raises ValueError: ``data`` isn't an image, or is damaged, or has more than :data:`MOST_FILES` files.
     """
@@ -126,16 +128,21 @@ def read_files(data: bytes) -> dict[str, bytes]:
     if int.from_bytes(descriptor[80:84], "little") * _SECTOR > len(data):
         raise ValueError("the image lacks its end")
     files: dict[str, bytes] = {}
-    left = len(data)
-    for record in _records(_extent(data, descriptor[156:190])):
-        if record[25] & 2:  # a directory
-            continue
-        content = _extent(data, record)
-        left -= len(content)
-        # Files of a hostile image can overlap.
-        if left < 0 or len(files) >= MOST_FILES:
-            raise ValueError("the image has too many files")
-        files[_name(record)] = content
+    directories = [("", descriptor[156:190])]
+    left, entries = len(data), 0
+    for place, directory in directories:
+        for record in _records(_extent(data, directory)):
+            if record[33 : 33 + record[32]] in (b"\0", b"\1"):  # the directory itself, and the one above
+                continue
+            content = _extent(data, record)
+            left, entries = left - len(content), entries + 1
+            # The files and directories of a hostile image can overlap, or contain themselves.
+            if left < 0 or entries > MOST_FILES:
+                raise ValueError("the image has too many files")
+            if record[25] & 2:
+                directories.append((f"{place}{_name(record)}/", record))
+            else:
+                files[place + _name(record)] = content
     return files
 
 

@@ -112,17 +112,24 @@ def fill_overlay(
 
 
 def create_overlay(
-    part: NewImage, backing: str | None, size: int, *, options: str | None = None, timeout: float = TIMEOUT
+    part: NewImage,
+    backing: str | None,
+    size: int,
+    *,
+    format: str = "qcow2",
+    options: str | None = None,
+    timeout: float = TIMEOUT,
 ) -> None:
     """Make the empty file ``part`` a qcow2 overlay. The backing file isn't opened.
 
-    :arg backing: name of the backing file, a qcow2 image, for the header. ``None`` for a disk without one.
+    :arg backing: name of the backing file for the header. ``None`` for a disk without one.
     :arg size: size of the disk in bytes.
+    :arg format: format of the backing file.
     :raises CommandFailed: qemu-img failed.
     """
     from .qemu_img import run_qemu_img
 
-    named = [] if backing is None else ["-u", "-F", "qcow2", "-b", backing]
+    named = [] if backing is None else ["-u", "-F", format, "-b", backing]
     arguments = ["create", "-q", "-f", "qcow2", *named, *creation_options(options), "--", part.file, str(size)]
     run_qemu_img(*arguments, reads={}, writes={part.fd: "the new overlay"}, data=size, timeout=timeout)
 

@@ -110,6 +110,11 @@ class Hypervisor:
             number = self.connection.getLibVersion()
         return number // 1000000, number // 1000 % 1000, number % 1000
 
+    def capabilities_xml(self) -> str:
+        """Return the XML of the host's capabilities (https://libvirt.org/formatcaps.html)."""
+        with self.calls("return the capabilities of the host"):
+            return str(self.connection.getCapabilities())
+
     def define(self, text: str) -> None:
         """Define a domain, or replace the definition of the domain with the same UUID."""
         with self.calls("define a domain"):
@@ -261,6 +266,11 @@ class Domain:
         """Plug a device into the running domain."""
         with self.calls("plug the device into"):
             self.handle.attachDeviceFlags(device, self.libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+    def update(self, device: str) -> None:
+        """Change a device of the running domain, such as the medium of a drive."""
+        with self.calls("change a device of"):
+            self.handle.updateDeviceFlags(device, self.libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     def detach(self, device: str, is_gone: Callable[[str], bool], deadline: float) -> bool:
         """Request the guest of the running domain to release a device and wait for the release.

@@ -11,6 +11,9 @@ from collections.abc import Set
 
 from .domain_xml import attribute
 
+#: Attributes, by their elements and with their default values, that libvirt leaves out where they have that value.
+_OMITTED = {"target": ("tray", "closed")}
+
 
 def first_difference(
     expected: ET.Element, found: ET.Element, extensible: Set[ET.Element] = frozenset(), path: str = ""
@@ -24,12 +27,12 @@ def first_difference(
     """
     here = f"{path}/{expected.tag}"
     is_extensible = expected in extensible
-    attributes = dict(found.attrib)
+    wanted_attributes, attributes = _attributes(expected), _attributes(found)
     if is_extensible:
-        attributes = {name: value for name, value in attributes.items() if name in expected.attrib}
+        attributes = {name: value for name, value in attributes.items() if name in wanted_attributes}
     if (
         expected.tag != found.tag
-        or expected.attrib != attributes
+        or wanted_attributes != attributes
         or (expected.text or "").strip() != (found.text or "").strip()
     ):
         return here
@@ -44,6 +47,13 @@ def first_difference(
             return difference
     alone = wanted[len(got) :] or got[len(wanted) :]
     return f"{here}/{alone[0].tag}" if alone else None
+
+
+def _attributes(element: ET.Element) -> dict[str, str]:
+    omitted = {_OMITTED.get(str(element.tag))}
+    if element.tag == "disk" and element.find("source") is None:  # the type of an empty drive is libvirt's choice
+        omitted.add(("type", element.get("type", "")))
+    return {name: value for name, value in element.attrib.items() if (name, value) not in omitted}
 
 
 def _group(element: ET.Element) -> list[ET.Element]:

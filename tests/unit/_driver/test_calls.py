@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import UnsupportedAction, VmstoreError
 from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.base import Capacity, CopyOptions
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.registry import new_driver
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.registry import new_driver
 from ansible_collections.granary.vmstore.plugins.module_utils._model.datastore import Datastore
 from refusal import refused
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput
-from ansible_collections.granary.vmstore.plugins.module_utils._driver.registry import (
+from ansible_collections.granary.vmstore.plugins.module_utils._driver.datastore.registry import (
     DATASTORE_DRIVERS,
     class_for,
     driver_class,

@@ -76,15 +76,37 @@ def test_the_reader(image: Path) -> None:
 
 
 def test_the_reader_reads_images_of_others(tmp_path: Path) -> None:
-    """Plain images have short names in capital letters, and directories are left out."""
+    """Plain images have short names in capital letters."""
     tree = tmp_path / "tree"
     (tree / "directory").mkdir(parents=True)
+    (tree / "directory" / "a.txt").write_text("b")
     (tree / "context.sh").write_text("A='1'\n")
     command = ["xorriso", "-as", "mkisofs", "-quiet", "-volid", "CONTEXT", "-o", tmp_path / "image", tree]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     data = (tmp_path / "image").read_bytes()
-    assert read_files(data) == {"context.sh": b"A='1'\n"}
+    assert read_files(data) == {"context.sh": b"A='1'\n", "directory/a.txt": b"b"}
     assert read_labels(data).volume_id == "CONTEXT"
+
+
+def test_directories(tmp_path: Path) -> None:
+    files = {"openstack/latest/user_data": b"a", "openstack/latest/meta_data.json": b"{}", "root": b"b"}
+    data = iso_bytes(LABELS, files)
+    assert read_files(data) == files
+    (tmp_path / "image").write_bytes(data)
+    command = ["xorriso", "-indev", tmp_path / "image", "-find", "/", "-type", "f"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert set(shown.split()) == {f"'/{name}'" for name in files}
+    assert iso_bytes(LABELS, dict(reversed(files.items()))) == data
+
+
+def test_a_directory_within_itself_is_refused(image: Path) -> None:
+    """Otherwise the reader would never end."""
+    root = root_of(image)
+    own = bytearray(image.read_bytes()[root : root + 34])
+    own[33:34] = b"a"
+    for records in (bytes(own), bytes(own) * 3):
+        with pytest.raises(ValueError):
+            read_files(change(image, root, records + b"\0" * 40))
 
 
 def test_same_files_same_bytes_at_any_time_and_place(

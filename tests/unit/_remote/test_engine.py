@@ -42,7 +42,7 @@ def test_a_bridge_gets_nothing_of_the_front_end(shipped: list[str]) -> None:
         "_driver/datastore/local_source.py",
         "_driver/datastore/source_file.py",
         "_driver/datastore/virtiofs.py",
-        "_driver/registry.py",
+        "_driver/datastore/registry.py",
         "_host/directory.py",
         "_image/batch.py",
         "_remote/engine.py",

@@ -45,7 +45,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.connectio
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.devices.filesystem import VirtioFs
 from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap import IdMap
 from ansible_collections.granary.vmstore.plugins.module_utils._model.image import Image
-from ansible_collections.granary.vmstore.plugins.module_utils._service.export import export as virtiofs_export
+from ansible_collections.granary.vmstore.plugins.module_utils._service import host_lock
 from ansible_collections.granary.vmstore.plugins.module_utils._service.export import support
 from ansible_collections.granary.vmstore.plugins.module_utils._service.export.export import VirtiofsExportService
 from ansible_collections.granary.vmstore.plugins.module_utils._service.export.identity import decide_maps, owners
@@ -112,7 +112,7 @@ def service(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     daemon = tmp_path / "virtiofsd"
     daemon.write_text("#!/bin/sh\necho usage\n")
     daemon.chmod(0o755)
-    monkeypatch.setattr(virtiofs_export, "LOCK_DIRECTORY", str(tmp_path / "lock"))
+    monkeypatch.setattr(host_lock, "DIRECTORY", str(tmp_path / "lock"))
     monkeypatch.setattr(virtiofsd_wrapper, "RECORDS", str(tmp_path / "state" / "exports.json"))
     monkeypatch.setattr(domain_ids, "ALLOCATIONS", str(tmp_path / "state" / "domain_ids.json"))
 

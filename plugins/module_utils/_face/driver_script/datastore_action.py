@@ -15,7 +15,7 @@ from ..._core.errors import NotFound, VmstoreError
 from ..._core.records import TYPE_CHECKING
 from ..._core.words import FRONT_END
 from ..._driver.datastore.base import COPY_ATTRIBUTES, CopiedImage, CopyOptions, DatastoreDriver, Settings
-from ..._driver.registry import class_for
+from ..._driver.datastore.registry import class_for
 from .datastore_document import element_of, read_datastore, require_no_blanks
 from .document import Document
 from .elements import escape

@@ -17,8 +17,8 @@ from ..._core.descriptors import open_standard_descriptors
 from ..._core.errors import UnsupportedAction, VmstoreError, os_errors
 from ..._core.records import TYPE_CHECKING
 from ..._core.signals import SIGTERM, signal
+from ..._driver.datastore.registry import DATASTORE_DRIVERS
 from ..._driver.info import CONTRACT_ACTIONS
-from ..._driver.registry import DATASTORE_DRIVERS
 from .output import as_line, write_line
 
 if TYPE_CHECKING:

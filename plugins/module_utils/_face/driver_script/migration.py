@@ -15,7 +15,7 @@ import os
 
 from ..._core.errors import InvalidInput
 from ..._core.records import TYPE_CHECKING
-from ..._driver.registry import TRANSFER_DRIVERS
+from ..._driver.transfer.registry import TRANSFER_DRIVERS
 from ..._model.place import Place
 from .document import STANDARD_INPUT, read_xml
 from .output import log

@@ -16,7 +16,7 @@ import os
 from ..._core.digits import is_decimal
 from ..._core.errors import InvalidInput, UnsupportedAction, VmstoreError, os_errors, printable
 from ..._core.records import TYPE_CHECKING
-from ..._driver.registry import MONITORED_BY_HOSTS, is_for_system_datastores
+from ..._driver.transfer.registry import MONITORED_BY_HOSTS, is_for_system_datastores
 from .datastore_action import MONITOR_TIMEOUT, DatastoreAction
 from .document import Document, read_xml
 from .output import log

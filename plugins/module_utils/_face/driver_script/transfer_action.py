@@ -15,8 +15,8 @@ from ..._core.digits import is_decimal
 from ..._core.errors import InvalidInput, UnsupportedAction
 from ..._core.paths import absolute
 from ..._core.records import TYPE_CHECKING
-from ..._driver.registry import TRANSFER_DRIVERS, transfer_class
 from ..._driver.transfer.base import MIGRATION_ACTIONS, TRANSFER_ACTIONS
+from ..._driver.transfer.registry import TRANSFER_DRIVERS, transfer_class
 from ..._image.vm_directory import parse_disk_path
 from ..._model.names import check_host
 from ..._model.place import Place, parse_place

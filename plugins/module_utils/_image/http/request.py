@@ -29,15 +29,16 @@ from .limits import Patience, Refused, Response
 from .response import check_coding
 
 
-def open_url(source: Source, timeout: float, headers: dict[str, str]) -> Response:
+def open_url(source: Source, timeout: float, headers: dict[str, str], method: str = "GET") -> Response:
     """Request a URL, and return the response after its headers were read.
 
+    :arg method: ``GET``, or ``HEAD`` for a response without content. A redirect changes ``HEAD`` to ``GET``.
     :raises OSError, HTTPException, ValueError: the request failed.
     :raises Refused: a limit was exceeded, or a coding is unknown.
     """
     parts = urlsplit(source.path)
     user, at, host = parts.netloc.rpartition("@")
-    request = Request(urlunsplit((source.scheme, host, parts.path, parts.query, "")), headers=headers)
+    request = Request(urlunsplit((source.scheme, host, parts.path, parts.query, "")), headers=headers, method=method)
     if at:
         request.add_unredirected_header("Authorization", f"Basic {b64encode(unquote(user).encode()).decode()}")
     for name, value in source.headers.items():

@@ -29,9 +29,9 @@ def choose_scsi_index(*roots: ET.Element) -> str:
     return next(index for index in map(str, range(len(used) + 1)) if index not in used)
 
 
-def create_scsi_controller(index: str) -> ET.Element:
+def create_scsi_controller(index: str, model: str = "virtio-scsi") -> ET.Element:
     """Return a new virtio-scsi controller. Without a model, libvirt creates one for which guests lack a driver."""
-    return ET.Element("controller", {"type": "scsi", "index": index, "model": "virtio-scsi"})
+    return ET.Element("controller", {"type": "scsi", "index": index, "model": model})
 
 
 def choose_scsi_address(index: str, *roots: ET.Element) -> ET.Element:

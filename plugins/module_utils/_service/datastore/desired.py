@@ -22,8 +22,8 @@ from ..._core.paths import absolute, is_within, real_path
 from ..._core.plan import Action, Plan
 from ..._driver.datastore.attributes import check_values, settings_of
 from ..._driver.datastore.base import TIMEOUT, DatastoreDriver
+from ..._driver.datastore.registry import class_for, new_driver
 from ..._driver.info import DriverInfo
-from ..._driver.registry import class_for, new_driver
 from ..._host.mount.store import is_uuid
 from ..._model.datastore import Datastore
 from ..._model.names import check_host, check_name

@@ -16,8 +16,8 @@ from ..._catalog.images import IMAGES
 from ..._core.arguments import ArgumentSpec
 from ..._core.errors import DependencyNotFound, TimedOut, VmstoreError
 from ..._core.plain import to_plain
+from ..._driver.datastore.registry import class_for, new_driver
 from ..._driver.info import OPTIONAL_ACTIONS, DriverInfo
-from ..._driver.registry import class_for, new_driver
 from ..._host.mount.condition import read_conditions
 from ..._model.datastore import Datastore
 from ..._model.declared_vm import DeclaredVm

@@ -11,7 +11,7 @@ import os
 from ..._core import records
 from ..._core.errors import Conflict, NotFound, UnsupportedAction
 from ..._core.records import dataclass
-from ..._driver.registry import transfer_class
+from ..._driver.transfer.registry import transfer_class
 from ..._model.datastore import Datastore
 from ..._model.declared_vm import LEAVING, NEW, DeclaredVm
 from ..._model.names import check_domain

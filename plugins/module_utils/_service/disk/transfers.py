@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 from ..._core.errors import InvalidInput, UnsupportedAction
 from ..._driver.datastore.attributes import settings_of
-from ..._driver.registry import transfer_class
 from ..._driver.transfer import hosts
 from ..._driver.transfer.base import TransferDriver, TransferInfo
+from ..._driver.transfer.registry import transfer_class
 from ..._model.datastore import Datastore
 from ..._model.declared_vm import DeclaredDisk, DeclaredVm
 from ..._model.image import Image

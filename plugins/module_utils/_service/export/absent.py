@@ -18,10 +18,10 @@ from ..._core.records import dataclass, replace
 from ..._image.nocloud_seed import SeedMount, read_seed
 from ..._libvirt.connection import Hypervisor
 from ..._libvirt.devices.filesystem import VirtioFs
-from ..image.attachment import ImageAttachment, attachments
+from ..domain_restart import RestartPlan
+from ..image.attached import ImageAttachment, attachments
 from .catalog_attachment import detach_action
 from .definition import removal_action
-from .domain_restart import RestartPlan
 from .domains import devices_of
 from .guest_ids import free_own_ids
 from .options import ExportSpec

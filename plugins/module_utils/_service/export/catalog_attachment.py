@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from ..._catalog.catalog import Catalog, open_catalog
 from ..._core.errors import StaleState
 from ..._core.plan import Action
-from ..image.attachment import ImageAttachment, record_attachment, remove_attachment
+from ..image.attached import ImageAttachment, record_attachment, remove_attachment
 
 
 def attach_action(

@@ -13,7 +13,7 @@ from ..._host.virtiofsd.process import DEAD, OTHER_DIRECTORY, STOPPED, DaemonSta
 from ..._libvirt.connection import Domain
 from ..._libvirt.devices.filesystem import VirtioFs, find_filesystem
 from ..._libvirt.domain_xml import attribute, parse
-from .domain_restart import RestartPlan
+from ..domain_restart import RestartPlan
 
 
 def find_state(domain: str, running: ET.Element, device: VirtioFs) -> DaemonState | None:

@@ -10,22 +10,18 @@ An export is a device in the definition, a device in the running domain, and an 
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ..._core.errors import LibvirtMissing, from_os_error
-from ..._core.locks import locked
+from ..._core.errors import LibvirtMissing
 from ..._libvirt.connection import Hypervisor
+from ..domain_restart import RestartPlan, finish, read_restart
+from ..host_lock import libvirt_lock
 from ..service import Service
 from .absent import plan_absent
-from .domain_restart import RestartPlan, finish, read_restart
 from .options import parse_options
 from .present import plan_present
 from .resolve import foretell_device
-
-#: The directory of the lock. A host has one lock, because exports of different domains are compared with each other.
-LOCK_DIRECTORY = "/run/granary-vmstore"
 
 
 class VirtiofsExportService(Service):
@@ -41,14 +37,8 @@ class VirtiofsExportService(Service):
             self._hypervisor = Hypervisor(self.spec.uri)
         return self._hypervisor
 
-    @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
-        try:
-            os.makedirs(LOCK_DIRECTORY, mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise from_os_error(error, f"make the directory {LOCK_DIRECTORY}") from error
-        with locked(os.path.join(LOCK_DIRECTORY, "libvirt.lock")):
-            yield
+    def exclusive(self) -> contextlib.AbstractContextManager[object]:
+        return libvirt_lock()
 
     def plan(self) -> RestartPlan:
         plan = RestartPlan()

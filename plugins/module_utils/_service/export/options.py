@@ -19,8 +19,8 @@ from ..._model.idmap import ID_MAP_OPTION, read_id_maps
 from ..._model.mount_names import check_mount_point, check_mount_tag
 from ..._model.names import check_domain, check_host
 from ..catalog import CATALOG_OPTIONS
-from ..image.attachment import ImageAttachment
-from .domain_restart import RESTART_OPTIONS, check_timeout
+from ..domain_restart import RESTART_OPTIONS, check_timeout
+from ..image.attached import ImageAttachment
 from .identity import IdMaps
 from .owner import OWNER_OPTIONS, DirectoryOwner
 
@@ -71,6 +71,7 @@ class ExportSpec:
 
     :arg cache: ``None`` for ``auto``, as in the domain's XML.
     :arg has_own_ids: whether the domain gets ids that no other domain has.
+    :arg own_dirs: directories of this collection itself, which ``source`` can be in.
     """
 
     domain: str
@@ -99,6 +100,7 @@ class ExportSpec:
     catalog: str
     restart: str
     restart_timeout: int
+    own_dirs: tuple[str, ...] = ()
 
 
 def parse_options(options: Mapping[str, Any]) -> ExportSpec:

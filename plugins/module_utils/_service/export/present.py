@@ -17,9 +17,9 @@ from ..._image.nocloud_seed import SeedMount
 from ..._libvirt.connection import Hypervisor
 from ..._libvirt.devices.filesystem import VirtioFs
 from ..._libvirt.edit import DefinitionEdit
+from ..domain_restart import RestartPlan
 from .access import check_access
 from .definition import check_other_domains, complete_device, create_device, definition_action
-from .domain_restart import RestartPlan
 from .domains import read_domains
 from .guest_ids import GuestIds, decide_ids, free_own_ids
 from .identity import daemon_user, warning_of_owners

@@ -15,7 +15,8 @@ from ..._core.paths import absolute, check_allowed
 from ..._core.plan import Action, Plan
 from ..._core.records import dataclass
 from ..._driver.datastore.base import SAFE_DIRS, SYSTEM_DIRS
-from ..image.attachment import ImageAttachment, attachments, remove_attachment, resolve_attachment
+from ..image.attached import ImageAttachment, attachments, remove_attachment
+from ..image.attachment import resolve_attachment
 from .catalog_attachment import attach_action
 from .identity import IdMaps
 from .options import ExportSpec
@@ -77,7 +78,7 @@ def resolve_export(plan: Plan, spec: ExportSpec, domain: str, defined: set[str])
 
 def _of_source(spec: ExportSpec, path: str) -> Export:
     source = absolute("source", resolve_source(path))
-    check_allowed("source", source, safe=SAFE_DIRS, restricted=SYSTEM_DIRS)
+    check_allowed("source", source, safe=[*SAFE_DIRS, *spec.own_dirs], restricted=SYSTEM_DIRS)
     return Export(
         "source", source, str(spec.mount_tag), spec.mount_point, bool(spec.read_only), spec.uid_map, spec.gid_map
     )

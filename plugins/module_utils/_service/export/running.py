@@ -28,8 +28,8 @@ from ..._libvirt.devices.memory import memory_is_shared
 from ..._libvirt.devices.pci import has_free_slot
 from ..._libvirt.domain_xml import parse, pretty
 from ..._libvirt.edit import SAVED_STATE, UNPLUG_DEADLINE, RunningDevice
+from ..domain_restart import RestartPlan
 from .daemon import has_died, report_daemon
-from .domain_restart import RestartPlan
 from .domains import shares
 
 

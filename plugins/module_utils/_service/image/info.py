@@ -16,7 +16,7 @@ from ..._catalog.vms import disks_of
 from ..._core.arguments import ArgumentSpec
 from ..._core.errors import DependencyNotFound
 from ..catalog import CATALOG_OPTIONS, reading
-from .attachment import attachments
+from .attached import attachments
 
 IMAGE_INFO_SPEC = ArgumentSpec({"name": {"type": "str"}, "datastore": {"type": "str"}}).merge(CATALOG_OPTIONS)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..._core.errors import Conflict, DependencyNotFound, InvalidInput, NotFound, UnsupportedAction
 from ..._driver.datastore.base import DatastoreDriver
-from ..._driver.registry import DATASTORE_DRIVERS, driver_class
+from ..._driver.datastore.registry import DATASTORE_DRIVERS, driver_class
 from ..._model.datastore import Datastore
 from ..._model.image import Image
 from .known import KnownImages

@@ -10,11 +10,11 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 
-from ..._core.errors import InvalidInput, LibvirtFailed, PartlyDone
-from ..._core.plan import Action, Plan
-from ..._core.records import dataclass, field
-from ..._host.virtiofsd.program import last_words
-from ..._libvirt.connection import Domain
+from .._core.errors import InvalidInput, LibvirtFailed, PartlyDone
+from .._core.plan import Action, Plan
+from .._core.records import dataclass, field
+from .._host.virtiofsd.program import last_words
+from .._libvirt.connection import Domain
 
 RESTART_OPTIONS: Mapping[str, Mapping[str, object]] = {
     "restart": {"type": "str", "choices": ["never", "when_needed", "when_needed_force"], "default": "never"},

@@ -2,22 +2,15 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The registry of drivers: the only place that chooses a class. Only the chosen class is loaded."""
+"""The registry of transfer drivers: the only place that chooses a class. Only the chosen class is loaded."""
 
 from __future__ import annotations
 
-from .._core.errors import InvalidInput
-from .._core.records import TYPE_CHECKING
+from ..._core.errors import InvalidInput
+from ..._core.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any
-
-    from .._model.datastore import Datastore
-    from .datastore.base import DatastoreDriver
-    from .transfer.base import TransferDriver
-
-#: The names of the datastore drivers, in alphabetical order.
-DATASTORE_DRIVERS = ("fs", "virtiofs")
+    from .base import TransferDriver
 
 #: The names of the transfer drivers. ``qcow2`` is another name of ``shared``.
 SHARED_TRANSFER_DRIVERS = ("shared", "qcow2")
@@ -32,43 +25,6 @@ MIXED_SYSTEM_DRIVERS = ("ssh", "local")
 MONITORED_BY_HOSTS = ("ssh", "local")
 
 
-def driver_class(name: str | None, *, is_bridged: bool = False) -> type[DatastoreDriver]:
-    """Return the class of the datastore driver ``name``. System datastores have ``None`` for a name.
-
-    :arg is_bridged: whether the datastore has a BRIDGE_LIST.
-    :raises InvalidInput: there is no driver of this name.
-    """
-    if name is None:
-        if is_bridged:
-            from .datastore.bridge import BridgedSystemDriver
-
-            return BridgedSystemDriver
-        from .datastore.directory import SystemDriver
-
-        return SystemDriver
-    if name == "virtiofs":  # this driver contacts the hosts of a BRIDGE_LIST itself
-        from .datastore.virtiofs import VirtiofsDriver
-
-        return VirtiofsDriver
-    if name != "fs":
-        raise InvalidInput("ds_driver", name, f"one of {', '.join(DATASTORE_DRIVERS)} is expected")
-    if is_bridged:
-        from .datastore.bridge import BridgedFsDriver
-
-        return BridgedFsDriver
-    from .datastore.fs import FsDriver
-
-    return FsDriver
-
-
-def class_for(datastore: Datastore) -> type[DatastoreDriver]:
-    """Return the class of the driver of a datastore.
-
-    :raises InvalidInput: see :func:`driver_class`.
-    """
-    return driver_class(datastore.ds_driver, is_bridged=bool(datastore.bridge_list))
-
-
 def transfer_class(name: str, system_driver: str | None = None) -> type[TransferDriver]:
     """Return the class of the transfer driver ``name``.
 
@@ -76,19 +32,19 @@ def transfer_class(name: str, system_driver: str | None = None) -> type[Transfer
     :raises InvalidInput: there is no driver of this name.
     """
     if name == "virtiofs":
-        from .transfer.virtiofs import VirtiofsTransferDriver
+        from .virtiofs import VirtiofsTransferDriver
 
         return VirtiofsTransferDriver
     if name == "ssh":
-        from .transfer.ssh import SshTransferDriver
+        from .ssh import SshTransferDriver
 
         return SshTransferDriver
     if name == "local" or (name in SHARED_TRANSFER_DRIVERS and system_driver in MIXED_SYSTEM_DRIVERS):
-        from .transfer.local import LocalTransferDriver
+        from .local import LocalTransferDriver
 
         return LocalTransferDriver
     if name in SHARED_TRANSFER_DRIVERS:
-        from .transfer.shared import SharedTransferDriver
+        from .shared import SharedTransferDriver
 
         return SharedTransferDriver
     raise InvalidInput("tm_driver", name, f"one of {', '.join(TRANSFER_DRIVERS)} is expected")
@@ -96,7 +52,7 @@ def transfer_class(name: str, system_driver: str | None = None) -> type[Transfer
 
 def transfer_scripts(name: str) -> tuple[str, ...]:
     """Return the names of the scripts of a transfer driver. In mixed mode, a name is ``<action>.<system driver>``."""
-    from .transfer.base import TRANSFER_ACTIONS
+    from .base import TRANSFER_ACTIONS
 
     system_drivers = MIXED_SYSTEM_DRIVERS if name in SHARED_TRANSFER_DRIVERS else ()
     mixed = (f"{action}.{driver}" for driver in system_drivers for action in TRANSFER_ACTIONS)
@@ -108,25 +64,12 @@ def is_for_system_datastores(name: str) -> bool:
     return name in (*SHARED_TRANSFER_DRIVERS, *MONITORED_BY_HOSTS)
 
 
-def new_driver(datastore: Datastore, **options: Any) -> DatastoreDriver:
-    """Return the driver of a datastore.
-
-    :arg options: see :class:`DatastoreDriver`.
-    :raises InvalidInput: see :func:`driver_class`.
-    """
-    return class_for(datastore)(datastore, **options)
-
-
 __all__ = [
-    "DATASTORE_DRIVERS",
     "MIXED_SYSTEM_DRIVERS",
     "MONITORED_BY_HOSTS",
     "SHARED_TRANSFER_DRIVERS",
     "TRANSFER_DRIVERS",
-    "class_for",
-    "driver_class",
     "is_for_system_datastores",
-    "new_driver",
     "transfer_class",
     "transfer_scripts",
 ]

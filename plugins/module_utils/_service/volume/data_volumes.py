@@ -1,0 +1,226 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The data volumes of a declaration: images of the catalog that are imported first, and removed with the volumes."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..._catalog.catalog import catalog_exists, read_catalog
+from ..._catalog.datastores import DATASTORES
+from ..._catalog.images import IMAGES
+from ..._core.errors import DependencyNotFound, InvalidInput, UnsupportedAction, os_errors
+from ..._core.plan import Action, Plan
+from ..._image.container.cache import ContainerDiskCache
+from ..._model.domain_volumes import (
+    BLOCK,
+    ClaimImport,
+    DataVolumeTemplate,
+    DomainVolumes,
+    HttpImport,
+    RegistryImport,
+)
+from ..._volume.sizes import MIB
+from ..container_disk.options import parse_request
+from ..image.images import IMAGE_SPEC, ImageService
+from ..image.options import IMAGE_OPTIONS
+from .container_disks import PullOptions
+from .texts import read_keyed_data
+
+#: The keys of a secret with the user and the password for a server (CDI).
+_USER, _PASSWORD = "accessKeyId", "secretKey"
+
+
+class DataVolumes:
+    """The data volumes of one declaration in the catalog of this host.
+
+    :arg catalog: the path of the catalog.
+    :arg recorded: the names of the data volumes of the last run.
+    :arg log: a callable that gets each log line.
+    """
+
+    def __init__(
+        self,
+        spec: DomainVolumes,
+        catalog: str,
+        cache: ContainerDiskCache,
+        pull: PullOptions,
+        recorded: Collection[str],
+        log: Callable[[str], object],
+    ) -> None:
+        self._spec = spec
+        self._catalog = catalog
+        self._cache = cache
+        self._pull = pull
+        self._recorded = recorded
+        self._log = log
+        self._missing = self._find_missing()
+
+    def _find_missing(self) -> list[tuple[int, DataVolumeTemplate]]:
+        """Return the templates without an image, each with its place.
+
+        :raises DependencyNotFound: this host has no catalog.
+        """
+        templates = list(enumerate(self._spec.data_volume_templates))
+        if not templates:
+            return []
+        if not catalog_exists(self._catalog):
+            raise DependencyNotFound(
+                f"data_volume_templates: there is no catalog {self._catalog} on this host; import the images with the "
+                "module image on the front-end, and name them in 'claims'."
+            )
+        with read_catalog(self._catalog, missing_ok=False) as catalog:
+            return [(place, one) for place, one in templates if IMAGES.find(catalog, one.name) is None]
+
+    def look(self) -> list[Action]:
+        """Return the imports that are missing, without a change.
+
+        :raises VmstoreError: an import is impossible.
+        """
+        actions = []
+        for place, template in self._missing:
+            if isinstance(template.source, RegistryImport):  # the disk isn't pulled in check mode
+                actions.append(Action("import image", template.name, None, {"url": template.source.url}))
+            else:
+                with self._service(place, template) as service:
+                    actions += service.dry_run().actions
+        return actions
+
+    def create(self) -> list[Action]:
+        """Import the missing images, and return what was done.
+
+        :raises VmstoreError: an image can't be imported.
+        """
+        actions = []
+        for place, template in self._missing:
+            with self._service(place, template) as service:
+                actions += service.converge().actions
+        return actions
+
+    def remove_outdated(self, *, is_dry_run: bool) -> list[Action]:
+        """Remove the images of templates that aren't declared any more, and return what was done.
+
+        :arg is_dry_run: whether to return only what would be done.
+        :raises VmstoreError: an image can't be removed, such as one that another domain uses.
+        """
+        names = sorted(set(self._recorded) - {one.name for one in self._spec.data_volume_templates})
+        if not names or not catalog_exists(self._catalog):
+            return []
+        service = self._image_service([{"name": name, "state": "absent"} for name in names])
+        plan: Plan = service.dry_run() if is_dry_run else service.converge()
+        return plan.actions
+
+    def _image_service(self, images: Sequence[Mapping[str, Any]]) -> ImageService:
+        defaults = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()}
+        blank = {name: option.get("default") for name, option in IMAGE_OPTIONS.items()}
+        service = ImageService(
+            {**defaults, "catalog": self._catalog, "images": [{**blank, **image} for image in images]}
+        )
+        service.log = self._log
+        return service
+
+    @contextlib.contextmanager
+    def _service(self, place: int, template: DataVolumeTemplate) -> Iterator[ImageService]:
+        """Yield the service that creates the image of a template. It can run within the block."""
+        path = f"data_volume_templates[{place}]"
+        if template.volume_mode == BLOCK:
+            raise UnsupportedAction(
+                f"{path}.spec.storage.volume_mode: images are files; a block device of the host is a host_disk."
+            )
+        with self._data_options(path, template) as data:
+            image = {
+                "name": template.name,
+                "datastore": template.datastore or self._only_datastore(path),
+                "type": "os" if "path" in data or "url" in data or "clone_from" in data else "datablock",
+                "persistent": True,
+                "sparse": not template.is_thick,
+                **data,
+            }
+            yield self._image_service([image])
+
+    def _only_datastore(self, path: str) -> str:
+        """Return the only datastore for images."""
+        with read_catalog(self._catalog, missing_ok=False) as catalog:
+            names = [one.name for one in DATASTORES.rows(catalog) if one.type == "image"]
+        if len(names) != 1:
+            accepted = f"the name of a datastore for images is expected ({', '.join(names) or 'there is none'})"
+            raise InvalidInput(f"{path}.spec.storage.storage_class_name", None, accepted)
+        return names[0]
+
+    @contextlib.contextmanager
+    def _data_options(self, path: str, template: DataVolumeTemplate) -> Iterator[dict[str, Any]]:
+        """Yield the options of ``image`` for the data of a template."""
+        source = template.source
+        if isinstance(source, ClaimImport):
+            yield {"clone_from": source.name}
+        elif isinstance(source, HttpImport):
+            with self._ca_file(source.ca) as ca_path:
+                yield {"url": source.url, "headers": self._headers(source) or None, "ca_path": ca_path}
+        elif isinstance(source, RegistryImport):
+            with self._ca_file(source.ca) as ca_path:
+                yield {"path": self._pulled(path, source, ca_path)}
+        else:
+            yield {"size": f"{-(-(template.size or 0) // MIB)}", "format": "raw"}
+
+    def _pulled(self, path: str, source: RegistryImport, ca_path: str | None) -> str:
+        """Return the path of the disk in a container image, which is pulled first."""
+        user = self._user(source.credentials)
+        request = parse_request(
+            {
+                "image": source.url.replace("docker://", "", 1),
+                "image_pull_policy": None,
+                "path": None,
+                "architecture": None,
+                "pull_secret": None if user is None else dict(zip(("username", "password"), user)),
+                "insecure": self._pull.insecure,
+                "ca_path": ca_path or self._pull.ca_path,
+            },
+            f"{path}.spec.source.registry",
+        )
+        return self._cache.store.file(self._cache.obtain(request).checksum)
+
+    def _headers(self, source: HttpImport) -> dict[str, str]:
+        found = {}
+        for line in source.headers:
+            name, _separator, value = line.partition(":")
+            found[name.strip()] = value.strip()
+        user = self._user(source.credentials)
+        if user is not None:
+            token = base64.b64encode(":".join(user).encode()).decode()
+            found["Authorization"] = f"Basic {token}"
+        return found
+
+    def _user(self, secret: str | None) -> tuple[str, str] | None:
+        """Return the user and the password in a secret.
+
+        :raises InvalidInput: the secret lacks one of them.
+        """
+        if secret is None:
+            return None
+        data = read_keyed_data(self._spec.secrets[secret])
+        if _USER not in data or _PASSWORD not in data:
+            raise InvalidInput("secrets", secret, f"a secret with the keys {_USER} and {_PASSWORD} is expected")
+        return data[_USER].decode("utf-8", "replace"), data[_PASSWORD].decode("utf-8", "replace")
+
+    @contextlib.contextmanager
+    def _ca_file(self, config_map: str | None) -> Iterator[str | None]:
+        """Yield the path of a file with all certificates of a config map."""
+        if config_map is None:
+            yield None
+            return
+        data = b"\n".join(read_keyed_data(self._spec.config_maps[config_map]).values())
+        with os_errors("make a file for certificates"), tempfile.TemporaryDirectory(prefix="vmstore-ca-") as scratch:
+            path = os.path.join(scratch, "ca.pem")
+            with open(path, "wb") as file:
+                file.write(data)
+            yield path
+
+
+__all__ = ["DataVolumes"]

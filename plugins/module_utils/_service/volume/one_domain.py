@@ -1,0 +1,102 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The service of one domain's disks and volumes in KubeVirt's model (spec: kubevirt-disks-and-volumes)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+
+from ..._core.errors import DependencyMissing, UnsupportedAction
+from ..._core.plan import Action, Plan
+from ..domain_restart import finish, read_restart
+from ..host_lock import libvirt_lock
+from ..service import Service
+from .host import VolumesHost
+from .layers import LayerState
+from .options import VolumesOptions
+from .plan import VolumesPlan
+from .planner import DomainPlanner
+
+
+class OneDomain(Service):
+    """Plans the disks and volumes of one domain.
+
+    :arg host: this host, which several domains share.
+    """
+
+    def __init__(self, options: VolumesOptions, host: VolumesHost) -> None:
+        self.options = options
+        self._host = host
+
+    def exclusive(self) -> contextlib.AbstractContextManager[object]:
+        return libvirt_lock()
+
+    def plan(self) -> VolumesPlan:
+        plan, planner = self._begin()
+        bases, pulls = planner.container_disks(self.log).look()
+        volumes = planner.data_volumes(self.log)
+        before = [*pulls, *volumes.look()]
+        try:
+            planner.plan_all(bases)
+        except DependencyMissing as error:
+            if not before:
+                raise
+            self.report_missing(plan, error)
+        plan.actions = [*before, *plan.actions]
+        if self.options.purge:
+            plan.actions += volumes.remove_outdated(is_dry_run=True)
+        return plan
+
+    def _begin(self) -> tuple[VolumesPlan, DomainPlanner]:
+        """Return an empty plan and its planner, which has checked the declaration."""
+        domain = self._host.hypervisor.domain(self.options.domain)
+        if not domain.is_persistent:
+            raise UnsupportedAction(
+                f"The domain {domain.name!r} is transient, so that no definition can keep its volumes: define it first."
+            )
+        plan = VolumesPlan()
+        plan.restart = read_restart(domain, self.options.restart, self.options.restart_timeout)
+        return plan, DomainPlanner(self._host, self.options, plan, domain, is_dry_run=self.is_dry_run)
+
+    def dry_run(self) -> Plan:
+        plan = super().dry_run()
+        if isinstance(plan, VolumesPlan):
+            plan.show_all()
+        return plan
+
+    def converge(self) -> VolumesPlan:
+        """Reach the desired state, and return the plan that was run.
+
+        Images are pulled and imported before the lock is taken, because that takes long and changes no domain.
+        """
+        self.will_run = True
+        bases, before = self._obtain_images() if self._has_images else ({}, [])
+        with self.exclusive():
+            plan, planner = self._begin()
+            planner.plan_all(bases)
+            plan.run()
+        if plan.changed:
+            self._host.forget()
+        after = planner.data_volumes(self.log).remove_outdated(is_dry_run=False) if self.options.purge else []
+        plan.actions = [*before, *plan.actions, *after]
+        finish(plan, self.exclusive, self.plan)
+        return plan
+
+    @property
+    def _has_images(self) -> bool:
+        """Return whether the declaration can have container disks or data volumes."""
+        declared = self.options.declaration
+        keys = {key for one in declared.get("volumes", ()) if isinstance(one, Mapping) for key in one}
+        return bool(keys & {"container_disk", "containerDisk"} or declared.get("data_volume_templates"))
+
+    def _obtain_images(self) -> tuple[dict[str, LayerState], list[Action]]:
+        """Pull and import what is missing. Return the bases of container disks, and what was done."""
+        _plan, planner = self._begin()
+        bases, pulls = planner.container_disks(self.log).obtain()
+        return bases, [*pulls, *planner.data_volumes(self.log).create()]
+
+
+__all__ = ["OneDomain"]

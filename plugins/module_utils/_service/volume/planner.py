@@ -1,0 +1,229 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The plan of one domain: the data of its volumes, its definition, the running domain, and its filesystems."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..._core.plan import Action
+from ..._image.container.cache import ContainerDiskCache
+from ..._image.container.store import DiskStore
+from ..._image.volume_files import VolumeDirectory, grow_file
+from ..._libvirt.connection import Domain
+from ..._libvirt.devices.filesystem import tags
+from ..._libvirt.devices.volume_disk import VolumeDisk, volume_disks
+from ..._libvirt.devices.volume_record import VolumeRecord, read_record
+from ..._libvirt.domain_xml import attribute, devices, parse
+from ..._libvirt.edit import SAVED_STATE, DefinitionEdit
+from ..._model.metrics import metrics_file
+from ..._volume.admission.declaration import accept_declaration
+from ..._volume.connection import connect_disks
+from ..._volume.conversion import convert
+from ..._volume.facts import DomainFacts
+from ..._volume.media import GuestFiles, Identity, tagged_devices
+from .claims import Claims
+from .container_disks import ContainerDisks
+from .data_volumes import DataVolumes
+from .definition import definition_action, edit_definition
+from .domain_facts import read_domain_facts
+from .filesystems import DIRECTORY, DomainFilesystems
+from .host import VolumesHost
+from .layers import LayerState
+from .options import VolumesOptions
+from .plan import VolumesPlan
+from .running import RunningVolumes, plan_growth
+from .sources import Source, SourcePlanner, VolumeWorld
+from .texts import read_keyed_data
+from .writers import DiskWriters
+
+
+class DomainPlanner:
+    """The plan for one domain in its present state."""
+
+    def __init__(
+        self, host: VolumesHost, options: VolumesOptions, plan: VolumesPlan, domain: Domain, *, is_dry_run: bool
+    ) -> None:
+        self._host = host
+        self._options = options
+        self._is_dry_run = is_dry_run
+        self._plan = plan
+        self._domain = domain
+        self._edit = DefinitionEdit(domain)
+        text = domain.running_xml()
+        self._running_text = text
+        self._running = None if text is None else parse(text)
+        self._record = read_record(self._edit.root)
+        self._facts = self._read_facts()
+        self._spec = accept_declaration(self._options.declaration, self._facts)
+        self._directory = VolumeDirectory(os.path.join(self._options.directory, domain.uuid), host.owner)
+        self._metrics = VolumeDirectory(os.path.dirname(metrics_file(domain.uuid)), host.owner)
+
+    def _read_facts(self) -> DomainFacts:
+        declared = {
+            str(one.get("name"))
+            for option in ("disks", "filesystems", "volumes")
+            for one in self._options.declaration.get(option, [])
+            if isinstance(one, Mapping)
+        }
+        return read_domain_facts(self._edit.root, self._running, declared | self._record.names, self._host.version)
+
+    def container_disks(self, log: Callable[[str], object]) -> ContainerDisks:
+        """Return the disks in container images that the declaration names."""
+        is_running = self._running is not None
+        return ContainerDisks(self._cache(log), self._options.pull, self._spec, self._directory, is_running=is_running)
+
+    def data_volumes(self, log: Callable[[str], object]) -> DataVolumes:
+        """Return the images that the declaration imports."""
+        options = self._options
+        return DataVolumes(self._spec, options.catalog, self._cache(log), options.pull, self._record.data_volumes, log)
+
+    def _cache(self, log: Callable[[str], object]) -> ContainerDiskCache:
+        return ContainerDiskCache(DiskStore(self._options.cache), log)
+
+    def plan_all(self, container_disks: Mapping[str, LayerState]) -> None:
+        """Plan the data of all volumes, the definition, the running domain, and the filesystems.
+
+        :arg container_disks: the cached disks of container images, by the name of the volume.
+        """
+        disks = connect_disks(self._spec, self._facts)
+        places = {volume.name: place for place, volume in enumerate(self._spec.volumes)}
+        world = self._read_world(container_disks)
+        planner = SourcePlanner(world)
+        sources = {disk.name: planner.plan(disk, places[disk.name]) for disk in disks if disk.volume is not None}
+        facts = {name: source.facts for name, source in sources.items()}
+        names = [filesystem.name for filesystem in self._spec.filesystems]
+        # Filesystems are exports, whose service knows the rest about their devices.
+        converted = convert(self._spec, self._facts, facts, dict.fromkeys(names, ""))
+        for source in sources.values():
+            self._plan.actions += source.actions
+            self._plan.warnings += source.warnings
+        self._plan_filesystems(world)
+        record = VolumeRecord(
+            frozenset([*(disk.name for disk in disks), *names]),
+            frozenset(one.name for one in self._spec.data_volume_templates),
+        )
+        edit_definition(self._edit, converted, record, scsi_controller=self._facts.scsi_controller)
+        if self._edit.is_change:
+            self._plan.actions.append(definition_action(self._edit))
+        self._plan_growth(converted.disks, sources)
+        if self._running_text is not None:
+            RunningVolumes(self._plan, self._domain, self._running_text).plan(converted, self._record.names)
+        elif self._edit.is_change and self._domain.saved_xml() is not None:
+            self._plan.restart_for(SAVED_STATE)
+        self._plan_purge(converted.disks)
+        self._plan.result.update(
+            domain=self._domain.name,
+            disks=[
+                {"name": disk.name, "target": disk.target, "bus": disk.bus, "source": disk.layer and disk.layer.path}
+                for disk in converted.disks
+            ],
+            filesystems=names,
+        )
+
+    def _plan_filesystems(self, world: VolumeWorld) -> None:
+        filesystems = DomainFilesystems(
+            self._host.hypervisor,
+            self._domain.name,
+            self._options.uri,
+            self._options.catalog,
+            self._directory.path,
+            self._spec,
+            world.files,
+            world.claims,
+        )
+        filesystems.plan_texts(self._plan)
+        declared = {one.name for one in self._spec.filesystems}
+        gone = sorted(tag for tag in tags(self._edit.root) if tag in self._record.names - declared)
+        self._plan.parts = [
+            *(functools.partial(filesystems.plan_removal, name) for name in gone),
+            *(
+                functools.partial(filesystems.plan_export, one, is_dry_run=self._is_dry_run)
+                for one in self._spec.filesystems
+            ),
+            filesystems.plan_cleanup,
+        ]
+        self._plan.check_parts()
+
+    def _read_world(self, container_disks: Mapping[str, LayerState]) -> VolumeWorld:
+        defined = {disk.name: disk for _element, disk in volume_disks(self._edit.root)}
+        identity = Identity(self._domain.name, self._domain.uuid, socket.gethostname())
+        tags = {disk.name: disk.tag for disk in self._spec.disks if disk.tag is not None}
+        return VolumeWorld(
+            directory=self._directory,
+            is_running=self._running is not None,
+            defined=defined,
+            files_in_use=frozenset(_disk_paths(self._edit.root) | _disk_paths(self._running)),
+            files=GuestFiles(self._spec, identity, read_keyed_data, tagged_devices(list(defined.values()), tags)),
+            claims=Claims(self._options.catalog, self._options.claims),
+            writers=DiskWriters(self._host.writers, self._domain.name),
+            container_disks=container_disks,
+            templates={one.name: one for one in self._spec.data_volume_templates},
+            metrics=self._metrics,
+        )
+
+    def _plan_growth(self, disks: tuple[VolumeDisk, ...], sources: Mapping[str, Source]) -> None:
+        """Plan the growth of existing data: by QEMU where a domain runs, else in the file."""
+        running = {} if self._running is None else {disk.name: disk for _element, disk in volume_disks(self._running)}
+        for disk in disks:
+            source = sources.get(disk.name)
+            if source is None or source.current is None or disk.layer is None:
+                continue
+            if disk.name in running:
+                action = plan_growth(self._domain, disk, source.current, source.size, running)
+                self._plan.actions += [] if action is None else [action]
+            elif source.size > source.current:
+                self._plan.actions.append(_file_growth(disk, source))
+
+    def _plan_purge(self, disks: tuple[VolumeDisk, ...]) -> None:
+        """Plan the removal of files that no disk has any more. Those of undeclared volumes stay without ``purge``."""
+        kept = {*(disk.layer.path for disk in disks if disk.layer is not None), self._directory.path_of(DIRECTORY)}
+        names = [name for name in self._directory.names() if self._directory.path_of(name) not in kept]
+        # Small media are made from the declaration alone, and can have secrets.
+        outdated = [name for name in names if self._options.purge or name.endswith(".iso")]
+        self._plan.actions += [self._removal_action(self._directory, name) for name in outdated]
+        metrics = self._metrics
+        unread = [name for name in metrics.names() if metrics.path_of(name) not in kept]
+        self._plan.actions += [self._removal_action(metrics, name) for name in unread]
+
+    def _removal_action(self, directory: VolumeDirectory, name: str) -> Action:
+        path = directory.path_of(name)
+
+        def remove() -> str | None:
+            if path in _disk_paths(parse(self._domain.running_xml() or "<domain><devices/></domain>")):
+                return "the running domain still has the file"
+            directory.remove([name])
+            directory.remove_if_empty()
+            return None
+
+        return Action("remove file", path, {"exists": True}, None, finish=remove)
+
+
+def _file_growth(disk: VolumeDisk, source: Source) -> Action:
+    layer = disk.layer
+    assert layer is not None
+
+    def grow() -> Any:
+        grow_file(layer.path, layer.format, source.size, sparse=not source.facts.is_thick)
+        return lambda: None  # a file that grew isn't cut again
+
+    return Action("grow disk", layer.path, {"size": source.current}, {"size": source.size}, prepare=(grow,))
+
+
+def _disk_paths(root: ET.Element | None) -> set[str]:
+    if root is None:
+        return set()
+    paths = (
+        attribute(disk, "source", "file") or attribute(disk, "source", "dev") for disk in devices(root).findall("disk")
+    )
+    return {path for path in paths if path is not None}
+
+
+__all__ = ["DomainPlanner"]

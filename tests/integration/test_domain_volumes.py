@@ -1,0 +1,320 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The disks and volumes of domains, on real libvirts."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from container_images import Layout, make_tar, qcow2_disk
+from lab import Lab
+from volume_domain import DIRECTORY, VolumeDomain
+
+MIB = 1 << 20
+#: Images as image_info returns them. The first is persistent, the second isn't.
+CLAIMS = [
+    {"id": 7, "name": "data", "path": "/srv/volumes/data", "format": "raw", "persistent": True, "read_only": False},
+    {"id": 8, "name": "base", "path": "/srv/volumes/base", "format": "qcow2", "persistent": False, "read_only": False},
+]
+
+
+#: The tests that run on the older libvirt, too.
+on_both = pytest.mark.parametrize("host", ["hv1", "old"])
+
+
+@pytest.fixture
+def host() -> str:
+    return "hv1"
+
+
+@pytest.fixture
+def web(engine: None, domain: Callable[..., str], execute: Callable[..., str], host: str) -> Iterator[VolumeDomain]:
+    """Define a domain without volumes, on a host with two images."""
+    found = VolumeDomain(host, domain(host, "web"), execute)
+    script = (
+        "rm -rf /srv/volumes; mkdir -p /srv/volumes; chmod 755 /srv /srv/volumes; truncate -s 20M /srv/volumes/data; "
+        "qemu-img create -q -f qcow2 /srv/volumes/base 10M"
+    )
+    found.shell(script)
+    yield found
+    found.virsh("destroy", "--graceful") if found.virsh("domstate").strip() == "running" else None
+    found.shell(f"rm -rf /srv/volumes {DIRECTORY} /var/lib/libvirt/granary-test")
+
+
+def bus(name: str, **device: Any) -> dict[str, Any]:
+    """Return a disk on virtio, or another device."""
+    return {"name": name, **(device or {"disk": {"bus": "virtio"}})}
+
+
+def container_image(directory: Path, *entries: tuple[str, bytes]) -> bytes:
+    """Return an archive of a container image in OCI's layout."""
+    layout = Layout(directory / "layout")
+    layout.add("latest", make_tar(*entries))
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        archive.add(layout.path, ".")
+    return data.getvalue()
+
+
+@on_both
+def test_every_source_of_a_disk(site: Lab, web: VolumeDomain, tmp_path: Path) -> None:
+    image = container_image(tmp_path, ("disk/disk.qcow2", qcow2_disk(tmp_path)))
+    site.ssh(web.host, "cat >/srv/volumes/image.tar", stdin=image)
+    before = web.definition()
+    options: dict[str, Any] = {
+        "disks": [
+            bus("claim", disk={"bus": "virtio"}, serial="CLAIM-1", bootOrder=1),
+            bus("overlay"),
+            bus("container"),
+            bus("empty", disk={"bus": "scsi"}),
+            bus("thick"),
+            bus("host", disk={"bus": "sata"}),
+            bus("nocloud", cdrom={"bus": "sata"}),
+            bus("drive", cdrom={"bus": "scsi", "tray": "open"}),
+            bus("map", disk={"bus": "virtio", "readonly": True}),
+            bus("answers", cdrom={}),
+            bus("nothing", cdrom={"bus": "sata"}),
+        ],
+        "volumes": [
+            {"name": "claim", "persistentVolumeClaim": {"claimName": "data"}},
+            {"name": "overlay", "ephemeral": {"persistentVolumeClaim": {"claimName": "8"}}},
+            {"name": "container", "containerDisk": {"image": "oci-archive:/srv/volumes/image.tar", "capacity": "10Mi"}},
+            {"name": "empty", "emptyDisk": {"capacity": "5Mi"}},
+            {"name": "thick", "emptyDisk": {"capacity": "3Mi"}, "thick": True},
+            {
+                "name": "host",
+                "hostDisk": {"path": "/srv/volumes/host.img", "type": "DiskOrCreate", "capacity": "8Mi"},
+            },
+            {"name": "nocloud", "cloudInitNoCloud": {"userData": "#cloud-config\n", "networkData": "version: 2\n"}},
+            {"name": "drive", "cloudInitConfigDrive": {"secretRef": {"name": "boot"}}},
+            {"name": "map", "configMap": {"name": "app", "volumeLabel": "OEMDRV"}},
+            {"name": "answers", "sysprep": {"configMap": {"name": "windows"}}},
+        ],
+        "config_maps": {
+            "app": {"data": {"a.conf": "x=1\n", "b.conf": "y=2\n"}},
+            "windows": {"data": {"Unattend.xml": "<a/>"}},
+        },
+        "secrets": {"boot": {"data": {"userdata": '{"ignition": {}}'}}},
+        "claims": CLAIMS,
+    }
+    pulled = web.declare(check=True, **options)  # what is in the image isn't known yet
+    assert pulled["actions"][0] == "pull container disk" and web.definition() == before
+    web.declare(**{**options, "disks": [], "volumes": options["volumes"][2:3]})
+    done = web.converge(**options)
+    assert "change definition" in done["actions"] and done["restart_required"] is False
+    after = web.definition()
+    lost = set(before.splitlines()) - set(after.splitlines())
+    assert lost == {"    <boot dev='hd'/>"}  # the boot order of a disk replaces it
+    assert "<my:owner>alice</my:owner>" in after and "passwd='secret'" in after
+    # The data, as other programs find it.
+    assert (web.path("claim"), web.path("host")) == ("/srv/volumes/data", "/srv/volumes/host.img")
+    overlay, container = web.info(web.path("overlay")), web.info(web.path("container"))
+    assert (overlay["virtual-size"], overlay["backing-filename"]) == (10 * MIB, "/srv/volumes/base")
+    assert overlay["backing-filename-format"] == "qcow2"
+    assert container["virtual-size"] == 10 * MIB and container["backing-filename-format"] == "qcow2"
+    assert web.info(container["backing-filename"])["virtual-size"] == 8 * MIB
+    sizes = {name: web.info(web.path(name)) for name in ("empty", "thick", "host")}
+    assert {name: one["virtual-size"] // MIB for name, one in sizes.items()} == {"empty": 5, "thick": 3, "host": 8}
+    assert sizes["thick"]["actual-size"] >= 3 * MIB > sizes["empty"]["actual-size"]
+    assert sizes["host"]["format"] == "raw" and sizes["host"]["actual-size"] == 0
+    labels = {name: web.shell('blkid -o value -s LABEL "$0"', web.path(name)) for name in ("nocloud", "drive", "map")}
+    assert {name: label.strip() for name, label in labels.items()} == {
+        "nocloud": "cidata",
+        "drive": "config-2",
+        "map": "OEMDRV",
+    }
+    seed = web.files_of(web.path("nocloud"))
+    assert (seed["user-data"], seed["network-config"]) == ("#cloud-config\n", "version: 2\n")
+    assert json.loads(seed["meta-data"]) == {
+        "instance-id": web.virsh("domuuid").strip(),
+        "local-hostname": "web",
+    }
+    drive = web.files_of(web.path("drive"))
+    assert drive["openstack/latest/user_data"] == '{"ignition": {}}'
+    assert web.files_of(web.path("map")) == {"a.conf": "x=1\n", "b.conf": "y=2\n"}
+    assert web.files_of(web.path("answers")) == {"Unattend.xml": "<a/>"}
+    modes = web.shell(f"find {DIRECTORY} -type f -printf '%m %u\\n' | sort -u").split("\n")
+    assert modes == ["600 libvirt-qemu", ""]
+    # The devices.
+    assert web.disk("nothing").find("source") is None
+    assert [web.disk("claim").findtext("serial"), web.disk("claim").find("boot").get("order")] == ["CLAIM-1", "1"]
+    assert web.disk("drive").find("target").get("tray") == "open"
+    discards = {name: web.disk(name).find("driver").get("discard") for name in ("claim", "empty", "thick", "overlay")}
+    assert discards == {"claim": "unmap", "empty": "unmap", "thick": None, "overlay": "unmap"}
+    web.virsh("start")
+    again = web.declare(**options)
+    assert again.get("actions") == [], again
+
+
+@on_both
+def test_a_running_domain(web: VolumeDomain) -> None:
+    def seed(text: str) -> dict[str, Any]:
+        return {"name": "seed", "cloudInitNoCloud": {"userData": f"#cloud-config\n# {text}\n"}}
+
+    drive = bus("seed", cdrom={"bus": "sata"})
+    first = {
+        "disks": [bus("one"), drive],
+        "volumes": [{"name": "one", "emptyDisk": {"capacity": "4Mi"}}, seed("first")],
+    }
+    web.converge(**first)
+    web.virsh("start")
+    second = {
+        "disks": [bus("one"), drive, bus("two", disk={"bus": "scsi"}), bus("three")],
+        "volumes": [
+            {"name": "one", "emptyDisk": {"capacity": "8Mi"}},
+            seed("second"),
+            {"name": "two", "emptyDisk": {"capacity": "4Mi"}},
+            {"name": "three", "persistentVolumeClaim": {"claimName": "data"}},
+        ],
+        "claims": CLAIMS,
+    }
+    old = web.path("seed")
+    done = web.converge(**second)
+    assert done["restart_reasons"] == []
+    assert [name for name in done["actions"] if name.startswith(("plug", "change medium", "grow"))] == [
+        "grow disk",
+        "change medium",
+        "plug disk",
+        "plug disk",
+    ]
+    running = {name: web.disk(name, running=True).find("source").get("file") for name in ("seed", "two", "three")}
+    assert running == {name: web.path(name) for name in ("seed", "two", "three")}
+    assert web.shell('test ! -e "$0" && echo gone', old) == "gone\n"
+    assert "# second" in web.files_of(running["seed"])["user-data"]
+    assert re.search(r"Capacity:\s+8388608", web.virsh("domblkinfo", "vda"))
+    # What can't be done now is done at the next start.
+    third = {**second, "disks": [bus("one", disk={"bus": "virtio"}, cache="writethrough"), *second["disks"][1:]]}
+    done = web.declare(**third)
+    assert done["actions"] == ["change definition"] and "'one'" in done["restart_reasons"][0]
+    assert web.declare(**third)["restart_required"] is True
+    assert web.disk("one", running=True).find("driver").get("cache") == "none"
+    web.virsh("destroy")
+    assert web.declare(**third)["restart_required"] is False
+    assert web.disk("one").find("driver").get("cache") == "writethrough"
+
+
+def test_what_is_not_declared_any_more(web: VolumeDomain) -> None:
+    options = {
+        "disks": [bus("scratch"), bus("claim"), bus("seed", cdrom={"bus": "sata"})],
+        "volumes": [
+            {"name": "scratch", "emptyDisk": {"capacity": "4Mi"}},
+            {"name": "claim", "persistentVolumeClaim": {"claimName": "data"}},
+            {"name": "seed", "cloudInitNoCloud": {"userData": "#cloud-config\n"}},
+        ],
+        "claims": CLAIMS,
+    }
+    before = web.definition()
+    web.converge(**options)
+    scratch, seed = web.path("scratch"), web.path("seed")
+    # The disk of somebody else has such an alias, too.
+    foreign = "<disk type='file'><source file='/srv/volumes/base'/><target dev='vdz' bus='virtio'/><alias name='ua-x'/>"
+    web.execute(
+        web.host, "virsh", "attach-device", web.name, "/dev/stdin", "--config", stdin=f"{foreign}<readonly/></disk>"
+    )
+    done = web.converge()
+    assert done["actions"] == ["change definition", "remove file"]
+    assert web.path("x") == "/srv/volumes/base" and "ua-scratch" not in web.definition()
+    # Media have nothing but what is declared, and a guest wrote the rest.
+    assert web.shell('ls "$0"; test ! -e "$1" && test -e /srv/volumes/data', scratch, seed).strip() == scratch
+    assert web.converge(purge=True)["actions"] == ["remove file"]
+    assert web.shell('test ! -e "$0" && echo gone', scratch) == "gone\n"
+    web.virsh("detach-disk", "vdz", "--config")
+    kept = [line for line in web.definition().splitlines() if "<controller" not in line and "<address" not in line]
+    assert set(kept) <= set(before.splitlines()) | {"    </controller>"}
+
+
+def test_ephemeral_data_is_discarded_while_the_domain_is_off(web: VolumeDomain) -> None:
+    options = {
+        "disks": [bus("os"), bus("kept")],
+        "volumes": [
+            {"name": "os", "ephemeral": {"persistentVolumeClaim": {"claimName": "base"}}},
+            {"name": "kept", "emptyDisk": {"capacity": "4Mi"}},
+        ],
+        "claims": CLAIMS,
+    }
+    web.converge(**options)
+    for name in ("os", "kept"):
+        web.shell('qemu-io -f qcow2 -c "write -P 7 0 64k" "$0"', web.path(name))
+    assert web.declare(**options)["actions"] == ["discard ephemeral data"]
+    assert "7" not in web.shell('qemu-io -r -f qcow2 -c "read -v 0 16" "$0" | head -1 | cut -d: -f2', web.path("os"))
+    assert "07" in web.shell('qemu-io -r -f qcow2 -c "read -v 0 16" "$0" | head -1 | cut -d: -f2', web.path("kept"))
+
+
+def test_a_refused_declaration_changes_nothing(web: VolumeDomain) -> None:
+    web.converge(disks=[bus("one")], volumes=[{"name": "one", "emptyDisk": {"capacity": "4Mi"}}])
+    before = web.state()
+    refused = web.declare(
+        disks=[bus("one", lun={"bus": "sata"}), bus("two", disk={"bus": "ide"})],
+        volumes=[{"name": "one", "emptyDisk": {"capacity": "1k"}}],
+    )
+    assert refused["error"] == "InvalidDeclaration"
+    assert {path for _rule, path in refused["problems"]} >= {"disks[0].lun.bus", "disks[1].disk.bus"}
+    for source, error in (
+        ({"persistentVolumeClaim": {"claimName": "none"}}, "DependencyNotFound"),
+        ({"persistentVolumeClaim": {"claimName": "base"}}, "InvalidInput"),
+        ({"hostDisk": {"path": "/srv/volumes/none", "type": "Disk"}}, "NotFound"),
+        ({"hostDisk": {"path": "/srv/volumes/big", "type": "DiskOrCreate", "capacity": "1Ei"}}, "NoSpace"),
+        ({"emptyDisk": {"capacity": "2Mi"}}, "InvalidInput"),  # smaller than the existing one
+    ):
+        refused = web.declare(disks=[bus("one")], volumes=[{"name": "one", **source}], claims=CLAIMS)
+        assert refused["error"] == error, refused
+    # libvirt itself refuses this one, when the data of the volume exists already.
+    refused = web.declare(
+        disks=[bus("one"), bus("new", disk={"bus": "virtio", "pciAddress": "0000:00:00.0"})],
+        volumes=[
+            {"name": "one", "emptyDisk": {"capacity": "4Mi"}},
+            {"name": "new", "emptyDisk": {"capacity": "4Mi"}},
+        ],
+    )
+    assert refused["error"] == "LibvirtFailed", refused
+    assert web.state() == before
+
+
+def test_two_domains_do_not_write_to_one_image(web: VolumeDomain, domain: Callable[..., str]) -> None:
+    other = VolumeDomain(web.host, domain(web.host, "other"), web.execute)
+    volumes = [{"name": "one", "persistentVolumeClaim": {"claimName": "data"}}]
+    assert other.declare(disks=[bus("one")], volumes=volumes, claims=CLAIMS)["changed"]
+    refused = web.declare(disks=[bus("one")], volumes=volumes, claims=CLAIMS)
+    assert [one[0] for one in refused["problems"]] == ["volume_in_use"]
+    shared = {"disks": [bus("one", disk={"bus": "virtio"}, shareable=True)], "volumes": volumes, "claims": CLAIMS}
+    assert web.declare(**shared)["error"] == "InvalidDeclaration"
+    assert "error" not in other.declare(**shared)
+    assert "error" not in web.declare(**shared)
+    for one in (web, other):
+        one.virsh("start")  # QEMU's locks let both write
+        assert one.disk("one").find("driver").get("cache") == "none"
+
+
+def test_the_module(web: VolumeDomain, module: Callable[..., dict[str, Any]], execute: Callable[..., str]) -> None:
+    """Through Ansible, neither results nor logs have the secrets."""
+    secret = "correct-horse-battery"
+    options = {
+        "domain": web.name,
+        "directory": DIRECTORY,
+        "disks": [bus("seed", cdrom={"bus": "sata"}), bus("token")],
+        "volumes": [
+            {"name": "seed", "cloudInitNoCloud": {"userData": f"#cloud-config\npassword: {secret}\n"}},
+            {"name": "token", "secret": {"secretName": "api"}},
+        ],
+        "secrets": {"api": {"data": {"token": secret}}},
+        "purge": True,
+    }
+    since = execute(web.host, "date", "+%s").strip()
+    results = [
+        module(web.host, "domain_volumes", check=True, **options),
+        module(web.host, "domain_volumes", **options),
+        module(web.host, "domain_volumes", **options),
+    ]
+    assert [one["changed"] for one in results] == [True, True, False]
+    assert web.files_of(web.path("token")) == {"token": secret}
+    refused = module(web.host, "domain_volumes", **{**options, "volumes": [*options["volumes"], {"name": "x"}]})
+    assert refused["error"] == "InvalidDeclaration"
+    assert secret not in json.dumps([*results, refused])
+    assert secret not in execute(web.host, "journalctl", f"--since=@{since}", "--output=cat")
