@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator
@@ -184,9 +185,9 @@ def _missing(root: Any, directory: str) -> Iterator[str]:
 
 def _foreign_ids(device: VirtioFs) -> Iterator[str]:
     """Yield the ids of a virtiofs device that the user of virtiofsd can't map on this host."""
-    user = configured_user() if device.binary == WRAPPER else None
+    user = _daemon_user(device)
     for kind, maps in (("uid", device.uid_map), ("gid", device.gid_map)):
-        # Nobody knows the user of another program, so the ids of any user are accepted then.
+        # If the user is unknown, the ids of any user are accepted.
         owned = [subid.ranges_of(one, kind) for one in ([user] if user else _owners(kind) if maps else [])]
         for one in maps:
             if not any(idmap_check.is_covered(ranges, one.target, one.count) for ranges in owned):
@@ -195,6 +196,14 @@ def _foreign_ids(device: VirtioFs) -> Iterator[str]:
                     f"{beginning} the subordinate {kind}s {one.target} to {one.target + one.count - 1} there, which "
                     f"the virtiofs device {device.tag!r} maps."
                 )
+
+
+def _daemon_user(device: VirtioFs) -> str | None:
+    """Return the user of virtiofsd; ``None`` if a device has another program, or if only root can read the user."""
+    if device.binary == WRAPPER:
+        with contextlib.suppress(PermissionError):
+            return configured_user()
+    return None
 
 
 def _owners(kind: str) -> list[str]:
