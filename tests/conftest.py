@@ -151,7 +151,12 @@ SHARED = {
         "test_wrapper.py",
     ),
     "nfs_lab": ("test_nfs_export.py", "test_shared_mount.py"),
-    "migration_lab": ("test_vm_migrate.py", "test_vm_migrate_checks.py", "test_vm_migrate_guest.py"),
+    "migration_lab": (
+        "test_vm_migrate.py",
+        "test_vm_migrate_checks.py",
+        "test_vm_migrate_failures.py",
+        "test_vm_migrate_guest.py",
+    ),
 }
 
 
