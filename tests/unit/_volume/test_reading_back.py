@@ -25,7 +25,6 @@ from ansible_collections.granary.vmstore.plugins.module_utils._model.idmap impor
 from ansible_collections.granary.vmstore.plugins.module_utils._volume.admission.declaration import accept_declaration
 from ansible_collections.granary.vmstore.plugins.module_utils._volume.conversion import DomainDevices, convert
 from ansible_collections.granary.vmstore.plugins.module_utils._volume.facts import DomainFacts, VolumeFacts
-from ansible_collections.granary.vmstore.plugins.module_utils._volume.io_threads import IoThreads
 from ansible_collections.granary.vmstore.plugins.module_utils._volume.media import (
     GuestFiles,
     Identity,
@@ -83,8 +82,7 @@ def require_same_devices(
         [] for _disk in found.disks
     ]
     assert changed.filesystems == devices.filesystems
-    # Threads that no disk has stay without a policy.
-    assert changed.io_threads in (devices.io_threads, *([] if devices.io_threads.threads else [IoThreads()]))
+    assert changed.io_threads == devices.io_threads
     others = ("scsi_model", "needs_shared_memory", "has_metrics_port")
     assert [getattr(changed, name) for name in others] == [getattr(devices, name) for name in others]
     assert [disk.tag for disk in again.disks][: len(spec.disks)] == [disk.tag for disk in spec.disks]

@@ -37,9 +37,6 @@ def find_thread_policy(disks: Sequence[VolumeDisk], count: int, facts: DomainFac
     :arg count: the number of the domain's threads. A policy with another number is accepted if no other one fits.
     """
     threads = {disk.name: disk.io_thread for disk in disks if disk.io_thread is not None}
-    has_pool = any(disk.io_threads for disk in disks)
-    if not threads and not has_pool:
-        return ThreadPolicy()
     choices = [[_connect(disk, is_dedicated=flag) for flag in (False, True)] for disk in disks]
     fallback = None
     for policy in _policies(disks, threads):
@@ -54,7 +51,9 @@ def find_thread_policy(disks: Sequence[VolumeDisk], count: int, facts: DomainFac
 def _policies(disks: Sequence[VolumeDisk], threads: dict[str, int]) -> Iterator[ThreadPolicy]:
     """Yield the policies that are possible. Dedicated threads are the last ones."""
     if not threads:
-        yield ThreadPolicy(SUPPLEMENTAL_POOL, max(len(disk.io_threads) for disk in disks))
+        pool = max([0, *(len(disk.io_threads) for disk in disks)])
+        # A policy also gives threads to a domain whose disks can't use them.
+        yield from [ThreadPolicy(SUPPLEMENTAL_POOL, pool)] if pool else map(ThreadPolicy, (None, SHARED, AUTO))
         return
     numbers = sorted(threads.values())
     # Threads above the highest one that several disks have can be dedicated ones.
