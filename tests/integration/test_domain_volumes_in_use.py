@@ -133,3 +133,23 @@ def test_two_disks_of_a_domain_are_not_the_same_data(
     assert web.declare(**options, claims=CLAIMS)["error"] == "Conflict"
     web.virsh("detach-disk", "vdz", "--config")
     assert web.state()[1] == before[1] and web.shell("ls /srv/volumes").split() == ["base", "data", "link"]
+
+
+def test_a_host_disk_is_no_file_of_the_system_or_of_another_volume(web: VolumeDomain) -> None:
+    web.converge(**empty("own"))
+    web.shell("ln -s /etc/passwd /srv/volumes/link; ln -s /mnt/not-mounted/disk /srv/volumes/later")
+    before = web.state()
+    for path, error in (
+        ("/etc/shadow", "PathNotAllowed"),
+        ("/etc/cron.d/new", "PathNotAllowed"),
+        ("/srv/volumes/link", "PathNotAllowed"),
+        (web.path("own"), "PathNotAllowed"),
+        (f"{DIRECTORY}/new", "PathNotAllowed"),
+        ("/dev/null", "FileAccessFailed"),
+        ("/srv/volumes/later", "NotFound"),
+    ):
+        kind = {"type": "DiskOrCreate", "capacity": "4Mi"}
+        options = {**empty("one"), "volumes": [{"name": "one", "hostDisk": {"path": path, **kind}}]}
+        assert web.declare(**options)["error"] == error, path
+    assert web.state() == before
+    assert web.shell("readlink /srv/volumes/later; ls /etc/cron.d") == "/mnt/not-mounted/disk\ne2scrub_all\n"

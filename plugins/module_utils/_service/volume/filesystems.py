@@ -19,7 +19,7 @@ from ..._core.records import dataclass, replace
 from ..._host.ids.idmap_check import host_id
 from ..._host.passing import let_only_pass
 from ..._host.text_directory import TextDirectory
-from ..._image.volume_files import DIRECTORY_MODE
+from ..._image.volume_files import make_passable
 from ..._libvirt.connection import Hypervisor
 from ..._libvirt.devices.filesystem import VirtioFs
 from ..._model.domain_volumes import DomainVolumes
@@ -191,7 +191,7 @@ def _make_around(path: str, passing: Collection[int]) -> None:
     """Create the directory around directories with texts."""
     around = os.path.dirname(path)
     with os_errors(f"make the directory {around}"):
-        os.makedirs(os.path.dirname(around), mode=DIRECTORY_MODE, exist_ok=True)
+        make_passable(os.path.dirname(around))
         with contextlib.suppress(FileExistsError):
             os.mkdir(around, 0o700)
         let_only_pass(around, passing)

@@ -191,6 +191,7 @@ class DomainPlanner:
             container_disks=container_disks,
             templates={one.name: one for one in self._spec.data_volume_templates},
             metrics=self._metrics,
+            own_directories=(self._options.directory, self._options.cache),
         )
 
     def _plan_growth(self, disks: tuple[VolumeDisk, ...], sources: Mapping[str, Source]) -> None:

@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..._core.errors import Conflict, InvalidInput, NotFound, os_errors
+from ..._core.paths import check_allowed, real_path
 from ..._core.plan import Action
 from ..._core.records import dataclass, field, replace
 from ..._host.metrics.disk import initial_disk
 from ..._image.iso_image import IsoLabels, iso_bytes, read_files, read_labels
-from ..._image.volume_files import VolumeDirectory, create_raw
+from ..._image.volume_files import VolumeDirectory, create_raw, remove_raw
 from ..._libvirt.devices.volume_disk import DiskLayer, VolumeDisk
 from ..._model.domain_volumes import DataVolumeTemplate
 from ..._model.metrics import METRICS_NAME
@@ -37,6 +38,9 @@ from ..._volume.sizes import empty_disk_size, host_disk_size, is_tolerated
 from .claims import Claim, Claims
 from .layers import LayerState, have_direct_io, look_at_layer
 from .writers import DiskWriters
+
+#: Directories of the system and its services, in which no host disk is.
+HOST_DIRS = tuple("/bin /boot /etc /lib /lib32 /lib64 /libx32 /proc /root /run /sbin /sys /usr".split())
 
 #: The number of names that a small medium takes turns with: for the definition, the running domain, and a new one.
 _MEDIUM_NAMES = 3
@@ -73,6 +77,7 @@ class VolumeWorld:
         stays, and in check mode for an image that isn't pulled yet.
     :arg templates: the data volumes of the declaration, by name.
     :arg metrics: the directory for the disk with metrics of the domain.
+    :arg own_directories: the directories of this collection, for the volumes of all domains and for container disks.
     """
 
     directory: VolumeDirectory
@@ -85,6 +90,7 @@ class VolumeWorld:
     container_disks: Mapping[str, LayerState]
     templates: Mapping[str, DataVolumeTemplate]
     metrics: VolumeDirectory
+    own_directories: tuple[str, ...] = ()
 
 
 class SourcePlanner:
@@ -237,7 +243,8 @@ class SourcePlanner:
         return Source(facts, size)
 
     def _host_disk(self, disk: ConnectedDisk, path: str, source: HostDisk) -> Source:
-        if source.type == DISK or os.path.exists(source.path):
+        self._check_host_path(source.path, f"{path}.path")
+        if source.type == DISK or os.path.lexists(source.path):  # a dangling link stays, such as one to a missing mount
             state = look_at_layer(source.path, "raw", f"{path}.path")
             facts = VolumeFacts(
                 layer=state.layer,
@@ -261,10 +268,17 @@ class SourcePlanner:
             )
         make = functools.partial(create_raw, source.path, size, self._world.directory.owner)
         action = Action(
-            "create host disk", source.path, None, {"size": size}, make, functools.partial(os.unlink, source.path)
+            "create host disk", source.path, None, {"size": size}, make, functools.partial(remove_raw, source.path)
         )
         facts = VolumeFacts(DiskLayer(source.path), has_direct_io=have_direct_io(source.path))
         return Source(facts, actions=[action], warnings=warnings)
+
+    def _check_host_path(self, path: str, option: str) -> None:
+        """Refuse a file of the system, which libvirt would give to QEMU, and a file of another volume.
+
+        :raises PathNotAllowed: the path leads to such a file.
+        """
+        check_allowed(option, real_path(path), safe=(), restricted=[*HOST_DIRS, *self._world.own_directories])
 
     def _metrics(self, _disk: ConnectedDisk, _path: str, _source: DownwardMetrics) -> Source:
         """Plan the disk that the program of the role ``downward_metrics`` fills with metrics."""
