@@ -11,8 +11,9 @@ from collections.abc import Set
 
 from .domain_xml import attribute
 
-#: Attributes, by their elements and with their default values, that libvirt leaves out where they have that value.
-_OMITTED = {"target": ("tray", "closed")}
+#: Attributes, by their elements and with their values, that libvirt leaves out or adds by itself: a default value, and
+#: the mark on the first function of a PCI slot that gets a second one.
+_OMITTED = {"target": ("tray", "closed"), "address": ("multifunction", "on")}
 
 
 def first_difference(

@@ -100,3 +100,7 @@ def test_what_libvirt_adds_for_a_device_is_no_difference_and_the_rest_is() -> No
     assert first_difference(wanted, found, frozenset({element})) is None
     assert first_difference(wanted, found) == "/domain/devices/filesystem/address"
     assert first_difference(domain(), domain(devices=given)) == "/domain/devices/filesystem"
+    # A new port in the slot of an older one makes the older one the first of several functions.
+    slot = "<controller type='pci' index='1' model='pcie-root-port'><address type='pci' slot='0x02'/></controller>"
+    shared = domain(devices=slot.replace("'0x02'", "'0x02' multifunction='on'"))
+    assert first_difference(domain(devices=slot), shared) is None
