@@ -62,7 +62,8 @@ options:
   domains:
     description:
       - Many domains in one run. Each element has the options O(domain), O(claims), and those from O(disks) to
-        O(cloud_init_limit). The other options are those of all domains.
+        O(cloud_init_limit). The other options are those of all domains, and so is O(claims), unless a domain has its
+        own.
       - A domain that fails doesn't keep the others from their volumes. The run fails at its end.
     type: list
     elements: dict
