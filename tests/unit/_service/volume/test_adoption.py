@@ -66,7 +66,7 @@ def test_a_running_domain_has_the_alias_of_libvirt() -> None:
         disk("sdb", "scsi0-0-0-1", bus="scsi", more=ADDRESS.format(1)),
     )
     adopt_disks(defined, {"sda"})
-    facts = read_domain_facts(defined, running, {"sda"}, (11, 0, 0))
+    facts = read_domain_facts(defined, running, {"sda"}, (), (11, 0, 0))
     assert (facts.targets, facts.other_targets, facts.other_scsi_units) == ({"sda": "sda"}, {"sdb"}, {1})
     assert [one.name for _element, one in volume_disks(running, {"sda", "none"})] == ["sda"]
     found = find_volume_disk(running, "sda")
