@@ -11,7 +11,7 @@ recognized by its alias, and all of its properties belong to the declaration.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from ..._core.records import dataclass, fields, replace
 from ..domain_xml import attribute, devices, drop_empty_child, obtain_child, set_attribute
@@ -104,11 +104,32 @@ class VolumeDisk:
         return [name for name in names if name not in chosen and getattr(self, name) != getattr(other, name)]
 
 
-def volume_disks(root: ET.Element) -> Iterator[tuple[ET.Element, VolumeDisk]]:
-    """Yield every disk with an alias of this collection, as element and as data."""
-    for element in devices(root).findall("disk"):
-        if name_of(element) is not None:
-            yield element, read_volume_disk(element)
+def volume_disks(root: ET.Element, adopted: Collection[str] = ()) -> Iterator[tuple[ET.Element, VolumeDisk]]:
+    """Yield every disk with an alias of this collection, as element and as data.
+
+    :arg adopted: names of disks of which a running domain may have the alias that libvirt chose. Such a disk is
+        recognized by its target.
+    """
+    elements = devices(root).findall("disk")
+    taken = {name_of(element) for element in elements}
+    for element in elements:
+        name = disk_name(element)
+        if name_of(element) is not None or (name in adopted and name not in taken):
+            yield element, replace(read_volume_disk(element), name=name)
+
+
+def disk_name(element: ET.Element) -> str:
+    """Return the name in the alias of a disk. A disk without such an alias has the name of its target."""
+    return name_of(element) or attribute(element, "target", "dev") or ""
+
+
+def find_volume_disk(root: ET.Element, name: str) -> ET.Element | None:
+    """Return the disk with the name ``name`` in its alias, or else the one without such an alias and with this target.
+
+    ``None`` is no such disk.
+    """
+    found = [element for element in devices(root).findall("disk") if disk_name(element) == name]
+    return min(found, key=lambda element: name_of(element) is None, default=None)
 
 
 def read_volume_disk(element: ET.Element) -> VolumeDisk:
@@ -330,6 +351,8 @@ __all__ = [
     "ScsiAddress",
     "VolumeDisk",
     "create_volume_disk",
+    "disk_name",
+    "find_volume_disk",
     "read_volume_disk",
     "volume_disks",
     "write_volume_disk",

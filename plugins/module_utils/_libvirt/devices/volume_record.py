@@ -22,6 +22,7 @@ NAMESPACE = "urn:granary:vmstore:volumes:1"
 _PREFIX = "granary"
 _RECORD = "granary:volumes"
 _TAGS = ("granary:volume", "granary:data_volume")
+_THREADS = "io_threads"
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,20 @@ class VolumeRecord:
 
     :arg names: the names of the disks and filesystems.
     :arg data_volumes: the names of the images that go with the domain.
+    :arg io_threads: the number of threads for input and output that the declaration set; 0 without a policy.
     """
 
     names: frozenset[str] = frozenset()
     data_volumes: frozenset[str] = frozenset()
+    io_threads: int = 0
 
 
 def read_record(root: ET.Element) -> VolumeRecord:
     """Return the record in a definition; an empty one without a record."""
     found = root.findall("metadata/*/*")
-    return VolumeRecord(*(frozenset(one.get("name") or "" for one in found if one.tag == tag) for tag in _TAGS))
+    names, volumes = (frozenset(one.get("name") or "" for one in found if one.tag == tag) for tag in _TAGS)
+    threads = [one.get(_THREADS, "") for one in root.findall("metadata/*") if one.tag == _RECORD]
+    return VolumeRecord(names, volumes, int(threads[0]) if threads and threads[0].isdigit() else 0)
 
 
 def write_record(root: ET.Element, record: VolumeRecord) -> None:
@@ -56,6 +61,8 @@ def write_record(root: ET.Element, record: VolumeRecord) -> None:
 
 def _create_record(record: VolumeRecord) -> ET.Element:
     element = ET.Element(_RECORD, {"xmlns:granary": NAMESPACE})
+    if record.io_threads:
+        element.set(_THREADS, str(record.io_threads))
     for tag, names in zip(_TAGS, (record.names, record.data_volumes)):
         element.extend(ET.Element(tag, {"name": name}) for name in sorted(names))
     return element
@@ -73,7 +80,7 @@ def record_running(domain: Domain, name: str) -> None:
     if name not in record.names:
         record = replace(record, names=record.names | {name})
         element = _create_record(record)
-        element.attrib.clear()
+        element.attrib.pop("xmlns:granary")
         for one in element.iter():  # libvirt adds the prefix and the namespace itself
             one.tag = one.tag.replace(f"{_PREFIX}:", "", 1)
         domain.write_metadata(to_text(element), _PREFIX, NAMESPACE)

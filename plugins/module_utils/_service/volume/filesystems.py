@@ -94,7 +94,7 @@ class DomainFilesystems:
 
     def _removal_action(self, name: str) -> Action:
         directory = TextDirectory(self._text_path(name))
-        return Action("remove files", directory.path, {"exists": True}, None, finish=lambda: directory.remove())
+        return Action("remove files", directory.path, {"exists": True}, None, finish=directory.remove)
 
     def _texts_of(self, filesystem: FilesystemSpec) -> Mapping[str, bytes] | None:
         return self.files.files_of(self._source_of(filesystem))
@@ -120,7 +120,7 @@ class DomainFilesystems:
     def _export_spec(self, filesystem: FilesystemSpec) -> ExportSpec:
         source = self._source_of(filesystem)
         is_claim = isinstance(source, (PersistentVolumeClaim, DataVolume))
-        place = self._claim_options(filesystem.name, source) if is_claim else self._text_options(filesystem.name)
+        place = self._claim_options(filesystem, source) if is_claim else self._text_options(filesystem.name)
         spec = parse_options({**self._options(filesystem.name), **_tunables(filesystem), **place})
         return replace(
             spec,
@@ -139,15 +139,15 @@ class DomainFilesystems:
             read_only = False
         return {"source": self._text_path(name), "read_only": read_only}
 
-    def _claim_options(self, name: str, source: PersistentVolumeClaim | DataVolume) -> dict[str, Any]:
-        path = f"volumes.{name}.{source_option(source)}"
+    def _claim_options(self, filesystem: FilesystemSpec, source: PersistentVolumeClaim | DataVolume) -> dict[str, Any]:
+        path = f"volumes.{filesystem.name}.{source_option(source)}"
         reference = source.name if isinstance(source, DataVolume) else source.claim_name
         claim = self.claims.find(path, reference)
         if not claim.is_directory:
             raise InvalidInput(path, reference, "an image of the type filesystem is expected, and this one is a disk")
         read_only = {"read_only": True} if isinstance(source, PersistentVolumeClaim) and source.read_only else {}
         if self.claims.are_given:
-            return {"source": claim.path, "read_only": claim.read_only, **read_only}
+            return {"source": claim.path, "read_only": claim.read_only or filesystem.read_only, **read_only}
         return {"image": claim.name, **read_only}
 
     def _options(self, name: str) -> dict[str, Any]:

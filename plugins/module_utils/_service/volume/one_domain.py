@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 
 from ..._core.errors import DependencyMissing, UnsupportedAction
-from ..._core.plan import Plan
+from ..._core.plan import Action, Plan
 from ..domain_restart import finish, read_restart
 from ..host_lock import libvirt_lock
 from ..service import Service
 from .host import VolumesHost
+from .layers import LayerState
 from .options import VolumesOptions
 from .plan import VolumesPlan
 from .planner import DomainPlanner
@@ -71,20 +73,30 @@ class OneDomain(Service):
         Images are pulled and imported before the lock is taken, because that takes long and changes no domain.
         """
         self.will_run = True
-        _plan, planner = self._begin()
-        bases, before = planner.container_disks(self.log).obtain()
-        volumes = planner.data_volumes(self.log)
-        before += volumes.create()
+        bases, before = self._obtain_images() if self._has_images else ({}, [])
         with self.exclusive():
             plan, planner = self._begin()
             planner.plan_all(bases, volumes.imported)
             plan.run()
         if plan.changed:
             self._host.forget()
-        after = volumes.remove_outdated(is_dry_run=False) if self.options.purge else []
+        after = planner.data_volumes(self.log).remove_outdated(is_dry_run=False) if self.options.purge else []
         plan.actions = [*before, *plan.actions, *after]
         finish(plan, self.exclusive, self.plan)
         return plan
+
+    @property
+    def _has_images(self) -> bool:
+        """Return whether the declaration can have container disks or data volumes."""
+        declared = self.options.declaration
+        keys = {key for one in declared.get("volumes", ()) if isinstance(one, Mapping) for key in one}
+        return bool(keys & {"container_disk", "containerDisk"} or declared.get("data_volume_templates"))
+
+    def _obtain_images(self) -> tuple[dict[str, LayerState], list[Action]]:
+        """Pull and import what is missing. Return the bases of container disks, and what was done."""
+        _plan, planner = self._begin()
+        bases, pulls = planner.container_disks(self.log).obtain()
+        return bases, [*pulls, *planner.data_volumes(self.log).create()]
 
 
 __all__ = ["OneDomain"]

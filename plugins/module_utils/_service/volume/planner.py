@@ -12,13 +12,13 @@ import socket
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ..._core.plan import Action
+from ..._core.plan import Action, nothing
 from ..._image.container.cache import ContainerDiskCache
 from ..._image.container.store import DiskStore
 from ..._image.volume_files import VolumeDirectory, grow_file
 from ..._libvirt.connection import Domain
 from ..._libvirt.devices.filesystem import tags
-from ..._libvirt.devices.volume_disk import VolumeDisk, volume_disks
+from ..._libvirt.devices.volume_disk import DiskLayer, VolumeDisk, volume_disks
 from ..._libvirt.devices.volume_record import VolumeRecord, read_record
 from ..._libvirt.domain_xml import parse
 from ..._libvirt.edit import SAVED_STATE, DefinitionEdit
@@ -27,8 +27,8 @@ from ..._model.volume_sources import ContainerDisk
 from ..._volume.admission.declaration import accept_declaration
 from ..._volume.connection import connect_disks
 from ..._volume.conversion import convert
-from ..._volume.facts import DomainFacts
 from ..._volume.media import GuestFiles, Identity, tagged_devices
+from .adoption import adopt_disks, check_adopted
 from .claims import Claims
 from .container_disks import ContainerDisks, read_cached
 from .data_volumes import DataVolumes
@@ -66,19 +66,20 @@ class DomainPlanner:
         #: The XML of a state that the next start resumes.
         self._saved = None if saved is None else parse(saved)
         self._record = read_record(self._edit.root)
-        self._facts = self._read_facts()
+        declared = self._declared_names()
+        self._adopted = adopt_disks(self._edit.root, declared)
+        self._facts = read_domain_facts(self._edit.root, self._running, declared, self._record.names, host.version)
         self._spec = accept_declaration(self._options.declaration, self._facts)
         self._directory = VolumeDirectory(os.path.join(self._options.directory, domain.uuid), host.owner)
         self._metrics = VolumeDirectory(os.path.dirname(metrics_file(domain.uuid)), host.owner)
 
-    def _read_facts(self) -> DomainFacts:
-        declared = {
+    def _declared_names(self) -> set[str]:
+        return {
             str(one.get("name"))
             for option in ("disks", "filesystems", "volumes")
             for one in self._options.declaration.get(option, [])
             if isinstance(one, Mapping)
         }
-        return read_domain_facts(self._edit.root, self._running, declared, self._record.names, self._host.version)
 
     def container_disks(self, log: Callable[[str], object]) -> ContainerDisks:
         """Return the disks in container images that the declaration names."""
@@ -117,6 +118,7 @@ class DomainPlanner:
         names = [filesystem.name for filesystem in self._spec.filesystems]
         # Filesystems are exports, whose service knows the rest about their devices.
         converted = convert(self._spec, self._facts, facts, dict.fromkeys(names, ""))
+        check_adopted(self._domain.name, self._adopted, converted.disks)
         live = {} if self._running is None else {disk.name: disk for _element, disk in volume_disks(self._running)}
         refuse_snapshots(converted.disks, world.defined, live)
         for source in sources.values():
@@ -126,8 +128,15 @@ class DomainPlanner:
         record = VolumeRecord(
             frozenset([*(disk.name for disk in disks), *names]),
             frozenset(one.name for one in self._spec.data_volume_templates) & {*self._record.data_volumes, *imported},
+            converted.io_threads.count,
         )
-        edit_definition(self._edit, converted, record, scsi_controller=self._facts.scsi_controller)
+        edit_definition(
+            self._edit,
+            converted,
+            record,
+            scsi_controller=self._facts.scsi_controller,
+            other_io_threads=self._facts.other_io_threads,
+        )
         refuse_shared_data(converted.disks, self._edit.root)
         if self._edit.is_change:
             self._plan.actions.append(definition_action(self._edit))
@@ -194,7 +203,9 @@ class DomainPlanner:
 
     def _plan_growth(self, disks: tuple[VolumeDisk, ...], sources: Mapping[str, Source]) -> None:
         """Plan the growth of existing data: by QEMU where a domain runs, else in the file."""
-        running = {} if self._running is None else {disk.name: disk for _element, disk in volume_disks(self._running)}
+        names = {disk.name for disk in disks}
+        found = [] if self._running is None else volume_disks(self._running, names)
+        running = {disk.name: disk for _element, disk in found}
         for disk in disks:
             source = sources.get(disk.name)
             if source is None or source.current is None or disk.layer is None:
@@ -203,7 +214,7 @@ class DomainPlanner:
                 action = plan_growth(self._domain, disk, source.current, source.size, running)
                 self._plan.actions += [] if action is None else [action]
             elif source.size > source.current:
-                self._plan.actions.append(_file_growth(disk, source))
+                self._plan.actions.append(_file_growth(disk.layer, source))
 
     def _held_paths(self) -> set[str]:
         """Return the files that the running domain, or its saved state, needs."""
@@ -239,13 +250,10 @@ class DomainPlanner:
         return Action("remove file", path, {"exists": True}, None, finish=remove)
 
 
-def _file_growth(disk: VolumeDisk, source: Source) -> Action:
-    layer = disk.layer
-    assert layer is not None
-
+def _file_growth(layer: DiskLayer, source: Source) -> Action:
     def grow() -> Any:
         grow_file(layer.path, layer.format, source.size, sparse=not source.facts.is_thick)
-        return lambda: None  # a file that grew isn't cut again
+        return nothing  # a file that grew isn't cut again
 
     return Action("grow disk", layer.path, {"size": source.current}, {"size": source.size}, prepare=(grow,))
 

@@ -14,16 +14,21 @@ from collections.abc import Callable, Collection, Mapping
 from ..._core.plan import Action
 from ..._core.records import replace
 from ..._libvirt.connection import Domain
-from ..._libvirt.devices.alias import name_of
 from ..._libvirt.devices.disk import LIVE_BUSES
 from ..._libvirt.devices.io_threads import count_io_threads
 from ..._libvirt.devices.metrics_channel import find_metrics_channel
 from ..._libvirt.devices.pci import has_free_slot
 from ..._libvirt.devices.scsi import create_scsi_controller, find_scsi_controller
-from ..._libvirt.devices.volume_disk import VolumeDisk, create_volume_disk, read_volume_disk, volume_disks
+from ..._libvirt.devices.volume_disk import (
+    VolumeDisk,
+    create_volume_disk,
+    find_volume_disk,
+    read_volume_disk,
+    volume_disks,
+)
 from ..._libvirt.devices.volume_record import read_record, record_running
+from ..._libvirt.domain_xml import attribute, obtain_child, parse, pretty, set_attribute, to_text
 from ..._libvirt.domain_xml import devices as devices_of
-from ..._libvirt.domain_xml import parse, pretty, to_text
 from ..._libvirt.edit import UNPLUG_DEADLINE, RunningDevice
 from ..._libvirt.running_disk import RunningDisk
 from ..._volume.conversion import DomainDevices
@@ -46,7 +51,6 @@ class RunningVolumes:
         self._plan = plan
         self._domain = domain
         self._root = parse(text)
-        self._found = {disk.name: (element, disk) for element, disk in volume_disks(self._root)}
         #: The files that the running domain loses by the plan.
         self.released: set[str] = set()
 
@@ -58,11 +62,12 @@ class RunningVolumes:
         """
         recorded = {*recorded, *read_record(self._root).names}
         wanted = {disk.name for disk in devices.disks}
-        for name, (element, disk) in self._found.items():
+        disks = {disk.name: (element, disk) for element, disk in volume_disks(self._root, wanted.union(recorded))}
+        for name, (element, disk) in disks.items():
             if name in recorded and name not in wanted:
                 self._unplug(element, disk)
         for disk in devices.disks:
-            found = self._found.get(disk.name)
+            found = disks.get(disk.name)
             if found is None:
                 self._plug(disk, devices)
             else:
@@ -86,6 +91,8 @@ class RunningVolumes:
         self.released |= paths_of(element)
         before = copy.deepcopy(element)
         after = create_volume_disk(disk)
+        # libvirt refuses another alias, which the drive has if it was adopted while the domain runs.
+        set_attribute(obtain_child(after, "alias"), "name", attribute(before, "alias", "name"))
         subject = f"running domain {self._domain.name!r}"
         self._plan.actions.append(
             Action(
@@ -106,7 +113,7 @@ class RunningVolumes:
         place = disk.scsi_address
         if place is not None and _find_controller(self._root, str(place.controller)) is None:
             self._plug_controller(str(place.controller), devices.scsi_model or "virtio-scsi")
-        plugged = RunningDevice(self._domain, disk.name, functools.partial(_find_disk, name=disk.name))
+        plugged = RunningDevice(self._domain, disk.name, functools.partial(find_volume_disk, name=disk.name))
         element = create_volume_disk(replace(disk, boot_order=None))
 
         def plug() -> None:
@@ -158,7 +165,7 @@ class RunningVolumes:
 
     def _unplug_action(self, element: ET.Element, disk: VolumeDisk) -> Action:
         self.released |= paths_of(element)
-        plugged = RunningDevice(self._domain, disk.name, functools.partial(_find_disk, name=disk.name))
+        plugged = RunningDevice(self._domain, disk.name, functools.partial(find_volume_disk, name=disk.name))
 
         def unplug() -> str | None:
             if self._domain.is_halted:
@@ -189,10 +196,6 @@ def _plug_action(plugged: RunningDevice, element: ET.Element, plug: Callable[[],
 
 def _is_other(disk: VolumeDisk, found: VolumeDisk) -> bool:
     return bool(differences(replace(disk, boot_order=None), found))
-
-
-def _find_disk(root: ET.Element, name: str) -> ET.Element | None:
-    return next((one for one in devices_of(root).findall("disk") if name_of(one) == name), None)
 
 
 def _find_controller(root: ET.Element, index: str) -> ET.Element | None:

@@ -14,7 +14,7 @@ from typing import Any
 from ..._core.errors import Conflict, InvalidInput, NotFound, os_errors
 from ..._core.paths import check_allowed, real_path
 from ..._core.plan import Action
-from ..._core.records import dataclass, field
+from ..._core.records import dataclass, field, replace
 from ..._host.metrics.disk import initial_disk
 from ..._image.iso_image import IsoLabels, iso_bytes, read_files, read_labels
 from ..._image.volume_files import VolumeDirectory, create_raw, remove_raw
@@ -119,7 +119,19 @@ class SourcePlanner:
         :raises VmstoreError: files of the volume can't be read.
         """
         path = f"volumes[{place}].{source_option(disk.source)}"
-        return self._planners.get(type(disk.source), self._medium)(disk, path, disk.source)
+        source = self._planners.get(type(disk.source), self._medium)(disk, path, disk.source)
+        source.facts = self._with_settled_mode(disk.name, source.facts)
+        return source
+
+    def _with_settled_mode(self, name: str, facts: VolumeFacts) -> VolumeFacts:
+        """Return facts with which a disk of the definition keeps its default mode of input and output.
+
+        Otherwise a guest that fills its disk would change the definition.
+        """
+        defined = self._world.defined.get(name)
+        if defined is None or defined.layer is None or defined.layer.path != facts.layer.path:
+            return facts
+        return replace(facts, is_allocated=defined.io == "native")
 
     def _claim(self, disk: ConnectedDisk, path: str, source: Any) -> Source:
         claim = self._find_claim(path, source)
@@ -305,7 +317,7 @@ class SourcePlanner:
         current = None if defined is None or defined.layer is None else defined.layer.path
         old = None
         if current is not None and os.path.dirname(current) == directory.path:
-            old = _read_medium(directory.medium(os.path.basename(current)))
+            old = read_medium(directory.medium(os.path.basename(current)))
         if current is None or old != (label, files):
             names = [f"{name}.iso", *(f"{name}.{number}.iso" for number in range(1, _MEDIUM_NAMES))]
             current = next(path for path in map(directory.path_of, names) if path not in self._world.files_in_use)
@@ -340,7 +352,7 @@ def _creation(
     return Action(name, path, before, after, prepare=(prepare,))
 
 
-def _read_medium(data: bytes | None) -> tuple[str, Mapping[str, bytes]] | None:
+def read_medium(data: bytes | None) -> tuple[str, Mapping[str, bytes]] | None:
     """Return the label and the files of a small disk; ``None`` for one that can't be read."""
     try:
         return None if data is None else (read_labels(data).volume_id, read_files(data))
@@ -348,4 +360,4 @@ def _read_medium(data: bytes | None) -> tuple[str, Mapping[str, bytes]] | None:
         return None
 
 
-__all__ = ["Source", "SourcePlanner", "VolumeWorld"]
+__all__ = ["Source", "SourcePlanner", "VolumeWorld", "read_medium"]
