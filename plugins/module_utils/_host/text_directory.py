@@ -56,13 +56,8 @@ class TextDirectory:
                 return {}
 
     def write(self, files: Mapping[str, bytes]) -> None:
-<<<<<<< HEAD
-        """Replace all texts by ``files``. A missing directory is created. The old texts stay until :meth:`sweep`,
-        because somebody may be reading them.
-=======
         """Replace all texts by ``files``. A missing directory is created. The old texts stay until :meth:`sweep` for
         programs that are reading them.
->>>>>>> main
 
         :arg files: by their paths, whose parts are plain names.
         :raises NoSpace, FileAccessFailed: the texts can't be written. The old ones are unchanged then.
