@@ -16,6 +16,8 @@ description:
     with its path, such as C(disks[2].lun.bus), and nothing is changed then.
   - The data of volumes is made on this host, in O(directory). Data that exists is kept. A file gets its name when it is
     complete.
+  - A host disk is in no directory of the system, such as C(/etc), and not in O(directory) or O(cache). A disk with a
+    snapshot that another program has created is not changed until that snapshot is removed.
   - A device is recognized by its alias C(ua-<name>). The metadata of the definition records the names of the last run,
     so that devices that aren't declared any more are removed. All other devices, and everything else in the definition,
     stay as they are.

@@ -192,9 +192,16 @@ def test_what_qemu_writes_into_a_header_opens_no_file(web: VolumeDomain, site: L
 def test_purge_keeps_an_image_of_somebody_else(web: VolumeDomain, module: Callable[..., dict[str, Any]]) -> None:
     """A template with the name of an image that exists imports nothing."""
     image = {"datastore": "volumes", "type": "datablock", "size": "4M", "format": "raw", "persistent": True}
-    catalog = "/var/lib/one/vmstore/catalog.sqlite"
-    for name, given in (("datastore", {"name": "volumes", "type": "image"}), ("image", {"name": "precious", **image})):
-        made = module(web.host, name, **given)
+    catalog, base = "/srv/volumes/catalog.sqlite", "/srv/volumes/datastore"
+    web.shell('mkdir "$0"', base)
+    for name, given in (
+        (
+            "datastore",
+            {"name": "volumes", "type": "image", "ds_driver": "fs", "tm_driver": "shared", "base_path": base},
+        ),
+        ("image", {"name": "precious", **image}),
+    ):
+        made = module(web.host, name, catalog=catalog, **given)
         assert "msg" not in made, made
     size = {"resources": {"requests": {"storage": "4Mi"}}, "storage_class_name": "volumes"}
     template = {"spec": {"source": {"blank": {}}, "storage": size}}
@@ -209,7 +216,5 @@ def test_purge_keeps_an_image_of_somebody_else(web: VolumeDomain, module: Callab
     assert "error" not in web.declare(**options)
     assert web.declare(**options)["actions"] == []
     done = web.declare(catalog=catalog, purge=True)
-    left = module(web.host, "image_info")["images"]
+    left = module(web.host, "image_info", catalog=catalog)["images"]
     assert [one["name"] for one in left] == ["precious"], (done, left)
-    for name, given in (("image", "precious"), ("datastore", "volumes")):
-        assert module(web.host, name, name=given, state="absent")["changed"]
