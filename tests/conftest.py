@@ -137,6 +137,7 @@ SHARED = {
     ),
     "site 2": (
         "test_domain_volumes.py",
+        "test_domain_volumes_role.py",
         "test_hostile_guest.py",
         "test_live_calls.py",
         "test_virtiofs_daemon.py",
