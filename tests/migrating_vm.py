@@ -14,7 +14,21 @@ Tasks = Callable[..., list[dict[str, Any]]]
 
 HOSTS = ("hv1", "hv2")
 STORE = "/var/lib/one/datastores"
+ROOT_IMAGE = "/var/tmp/root.img"
 CATALOG = "/var/lib/one/vmstore/catalog.sqlite"
+
+#: Program that kills the process with the locks of VMs, which is the module, and waits for its end.
+KILL = """
+import glob, os, signal, sys, time
+for link in glob.glob("/proc/[0-9]*/fd/*"):
+    try:
+        if os.readlink(link) == sys.argv[1]:
+            process = int(link.split("/")[2])
+            os.kill(process, signal.SIGKILL)
+            print(process)
+    except OSError:
+        pass
+"""
 
 
 def connect(execute: Execute) -> None:
@@ -40,6 +54,23 @@ def create_site(tasks: Tasks) -> None:
         ("image", image, False),
     )
     assert [one.get("msg") for one in made] == [None] * 3
+
+
+def prepare_guest(execute: Execute, name: str, devices: str = "") -> None:
+    """Let a guest of the lab run on both hosts: without disks, with further devices, and with the same boot files."""
+    for host in HOSTS:
+        execute(host, "mkdir", "-p", "/var/lib/libvirt/dnsmasq")
+    execute("hv2", "virsh", "net-define", "/dev/stdin", stdin=execute("hv1", "virsh", "net-dumpxml", "lab"))
+    execute("hv2", "virsh", "net-start", "lab")
+    definition = execute("hv1", "virsh", "dumpxml", "--inactive", name)
+    initrd = re.search("<initrd>(.*)</initrd>", definition)[1]
+    for host in HOSTS:
+        execute(host, "sh", "-c", "base64 -d > /srv/initrd", stdin=execute("hv1", "base64", initrd))
+    execute("hv1", "virsh", "define", "/dev/stdin", stdin=definition.replace(initrd, "/srv/initrd"))
+    execute("hv1", "virsh", "detach-disk", name, "vda", "--config")
+    if devices:
+        execute("hv1", "virsh", "attach-device", name, "/dev/stdin", "--config", stdin=devices)
+    execute("hv1", "cp", "--sparse=always", "/usr/local/share/granary-lab/guest/root.img", ROOT_IMAGE)
 
 
 class Vm:
@@ -77,6 +108,9 @@ class Vm:
         """Return the state of the domain, or an empty text without a domain."""
         return self.virsh(host, "domstate", self.domain, check=False).strip()
 
+    def has_autostart(self, host: str) -> bool:
+        return bool(re.search(r"^Autostart: +enable$", self.virsh(host, "dominfo", self.domain), re.MULTILINE))
+
     def recorded_host(self) -> str:
         program = (
             "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute(sys.argv[2], sys.argv[3:]).fetchone()[0])"
@@ -94,4 +128,16 @@ class Vm:
         assert re.search(r"^Persistent: +yes$", self.virsh(host, "dominfo", self.domain), re.MULTILINE)
 
 
-__all__ = ["CATALOG", "HOSTS", "STORE", "Execute", "Tasks", "Vm", "connect", "create_site"]
+__all__ = [
+    "CATALOG",
+    "HOSTS",
+    "KILL",
+    "ROOT_IMAGE",
+    "STORE",
+    "Execute",
+    "Tasks",
+    "Vm",
+    "connect",
+    "create_site",
+    "prepare_guest",
+]

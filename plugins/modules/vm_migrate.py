@@ -13,7 +13,9 @@ description:
     disks to another host.
   - A running VM migrates live, so its guest runs on. On datastores that the hosts don't share, the disks are copied
     meanwhile, with their snapshots.
-  - The domain of a VM that is shut off moves with its definition. Neither way takes C(autostart) along.
+  - The domain of a VM that is shut off moves with its definition. It must have no UEFI variables and no emulated TPM,
+    because only a running domain takes them along.
+  - C(autostart) of the domain goes along. In the catalog, the attachments of images to the domain get the new host.
   - Before anything is changed, both hosts are checked. An error lists everything that prevents the migration.
   - After an error, the guest runs on at its host, and nothing stays at the target.
   - If a run was killed, the next run completes the migration or begins again.

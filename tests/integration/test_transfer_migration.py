@@ -241,6 +241,27 @@ def test_a_directory_that_was_not_prepared_is_never_abandoned(vm: Vm) -> None:
     assert shape(vm.path("h2")) == shape(vm.path("h1"))
 
 
+@pytest.mark.parametrize("action", ["premigrate", "failmigrate"])
+def test_remains_of_a_killed_migration_from_another_host(vm: Vm, action: str) -> None:
+    """A front-end was killed after it had prepared h2 for a VM of h1. Meanwhile the VM is on h3."""
+    held = vm.data("h1")
+    assert vm.call("premigrate") == []
+    (vm.path("h2") / "disk.9").touch()
+    vm.path("h3").parent.mkdir(exist_ok=True)
+    shell("mv", vm.path("h1"), vm.path("h3"))
+    vm.source = "h3"
+    assert vm.call(action) == []
+    if action == "failmigrate":
+        assert not vm.path("h2").exists()
+        assert vm.data("h3") == held
+        return
+    check_prepared(vm)
+    vm.copy()
+    assert vm.call("postmigrate") == []
+    assert not vm.path("h3").exists()
+    assert vm.data("h2") == held
+
+
 def test_disks_that_did_not_arrive(vm: Vm) -> None:
     """The source keeps the only copy of the data."""
     held = vm.data("h1")

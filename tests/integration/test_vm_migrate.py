@@ -19,7 +19,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     LibvirtFailed,
     TimedOut,
 )
-from migrating_vm import CATALOG, HOSTS, Execute, Tasks, Vm
+from migrating_vm import CATALOG, HOSTS, KILL, Execute, Tasks, Vm
 from refusal import require_failure
 from running_disks import DOMAIN
 
@@ -39,19 +39,6 @@ def make(make_migrating: Callable[..., Vm]) -> Callable[..., Vm]:
     return make_migrating
 
 
-#: Program that kills the process with the locks of VMs, which is the module, and waits for its end.
-KILL = """
-import glob, os, signal, sys, time
-for link in glob.glob("/proc/[0-9]*/fd/*"):
-    try:
-        if os.readlink(link) == sys.argv[1]:
-            process = int(link.split("/")[2])
-            os.kill(process, signal.SIGKILL)
-            print(process)
-    except OSError:
-        pass
-"""
-
 #: Shell loops that wait for a state of the domain $0, for at most a minute.
 MIGRATING = 'for i in $(seq 600); do virsh domjobinfo "$0" | grep -q "File processed" && exit; sleep 0.1; done; exit 1'
 IDLE = 'for i in $(seq 600); do virsh domjobinfo "$0" | grep -q "Job type: *None" && exit; sleep 0.1; done; exit 1'
@@ -68,6 +55,7 @@ def test_a_running_vm_migrates_with_its_disks_there_and_back(
     make: Callable[..., Vm], tasks: Tasks, name: str, disks: list[dict[str, Any]], options: dict[str, Any]
 ) -> None:
     vm = make(name, disks, **options)
+    vm.virsh("hv1", "autostart", name)
     snapshot = {"vm": name, "disk": 0, "name": "before"}
     [taken] = tasks(("vm_disk_snapshot", snapshot, False))
     assert taken["changed"], taken
@@ -89,6 +77,7 @@ def test_a_running_vm_migrates_with_its_disks_there_and_back(
     assert [(one["changed"], one["host"], one["mode"]) for one in results[2:]] == [(False, "hv2", None)] * 2
     vm.require_on("hv2")
     assert vm.definition("hv2") == definition
+    assert vm.has_autostart("hv2")
     formats = ["qcow2", "raw", "raw"] if name == "layered" else ["raw", "qcow2"]
     for number in range(len(disks)):
         vm.require_data("hv2", number, formats[number])
@@ -108,6 +97,7 @@ def test_a_running_vm_migrates_with_its_disks_there_and_back(
 
 def test_a_vm_that_is_off_migrates_with_its_definition(make: Callable[..., Vm], tasks: Tasks) -> None:
     vm = make("cold", LAYERED, start=False)
+    vm.virsh("hv1", "autostart", "cold")
     definition = vm.definition("hv1")
     require_failure(
         vm.migrate("hv2", mode="live"),
@@ -123,6 +113,7 @@ def test_a_vm_that_is_off_migrates_with_its_definition(make: Callable[..., Vm], 
     assert results[1]["mode"] == "cold"
     vm.require_on("hv2", "shut off")
     assert vm.definition("hv2") == definition
+    assert vm.has_autostart("hv2")
     for number, image_format in enumerate(["qcow2", "raw", "raw"]):
         vm.require_data("hv2", number, image_format)
     vm.virsh("hv2", "start", "cold")

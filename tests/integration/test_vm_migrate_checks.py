@@ -101,11 +101,19 @@ def test_a_saved_state_and_snapshots_keep_a_domain(check: Callable[..., Any], ex
         execute("hv1", "virsh", "undefine", "saved", "--managed-save", "--snapshots-metadata")
 
 
+#: A device with ids of another user, and with ids of the user of virtiofsd.
+MAPPED = """
+<filesystem type='mount'><driver type='virtiofs'/><binary path='{}'/><source dir='/srv/store/web'/><target dir='web'/>
+<idmap><uid start='0' target='100000' count='10'/><gid start='0' target='700000' count='10'/></idmap>
+</filesystem>
+"""
+
+
 def arrival(text: str, *, libvirt: int = 1, qemu: int = 1, stores: Iterable[dict[str, str]] = ()) -> dict[str, Any]:
     """Return a domain that comes from another host."""
     marks = [{"is": "StoreMark", **store} for store in stores]
     departure = {"is": "Departure", "reasons": [], "xml": text, "is_left": False, "written": [], "stores": marks}
-    return {**departure, "libvirt": libvirt, "qemu": qemu, "host_cpu": None}
+    return {**departure, "libvirt": libvirt, "qemu": qemu, "host_cpu": None, "has_autostart": False}
 
 
 def test_what_a_host_lacks(check: Callable[..., Any], execute: Execute) -> None:
@@ -135,6 +143,23 @@ def test_what_a_host_lacks(check: Callable[..., Any], execute: Execute) -> None:
     execute("hv2", "sh", "-c", f"echo {MARKER} > /srv/store/.granary-store")
     plain = DOMAIN.format("lacks", "", "")
     assert check("hv2", "check_arrival", arrival(plain, stores=stores), "/srv/vm", True) == []
+    wrapper = "/usr/local/libexec/granary-virtiofsd"
+    mapped = DOMAIN.format("lacks", "", MAPPED.format(wrapper))
+    settings = """
+mkdir -p /etc/granary-vmstore
+echo '{"user": "daemon"}' > /etc/granary-vmstore/virtiofsd.json
+echo daemon:700000:10 | tee -a /etc/subuid >> /etc/subgid
+"""
+    execute("hv2", "sh", "-c", settings)
+    try:
+        found = check("hv2", "check_arrival", arrival(mapped), "/srv/vm", True)
+        assert found == [
+            f"The file {wrapper} of the domain does not exist there.",
+            "The user 'daemon' of virtiofsd lacks the subordinate uids 100000 to 100009 there, which the virtiofs "
+            "device 'web' maps.",
+        ]
+    finally:
+        execute("hv2", "sh", "-c", "rm -r /etc/granary-vmstore; sed -i /daemon/d /etc/subuid /etc/subgid")
     execute("hv2", "rmdir", "/srv/store/web")
     [missing] = check("hv2", "check_arrival", arrival(plain, stores=stores), "/srv/vm", True)
     assert "/srv/store/web" in missing

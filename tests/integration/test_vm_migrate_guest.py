@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import pytest
 import yaml
 from documentation import block
 from lab import Lab
-from migrating_vm import HOSTS, Execute, Tasks, Vm
+from migrating_vm import HOSTS, ROOT_IMAGE, Execute, Tasks, Vm, prepare_guest
 
 MARKER = "11111111-2222-3333-4444-555555555555"
 EXPORT = """
@@ -41,24 +40,10 @@ def writer(migration_lab: Lab, migration_execute: Execute, migration_tasks: Task
     """Return a VM with a running guest on hv1, whose disks are those of the catalog."""
     execute, guest = migration_execute, migration_lab.guest("writer")
     for host in HOSTS:
-        execute(
-            host,
-            "sh",
-            "-c",
-            f"mkdir -p /var/lib/libvirt/dnsmasq /srv/store/web; echo {MARKER} > /srv/store/.granary-store",
-        )
+        execute(host, "sh", "-c", f"mkdir -p /srv/store/web; echo {MARKER} > /srv/store/.granary-store")
         execute(host, "sh", "-c", "rm -f /srv/store/web/*; touch /srv/store/web/log")
-    execute("hv2", "virsh", "net-define", "/dev/stdin", stdin=execute("hv1", "virsh", "net-dumpxml", "lab"))
-    execute("hv2", "virsh", "net-start", "lab")
-    definition = execute("hv1", "virsh", "dumpxml", "--inactive", guest.name)
-    initrd = re.search("<initrd>(.*)</initrd>", definition)[1]
-    for host in HOSTS:
-        execute(host, "sh", "-c", "base64 -d > /srv/initrd", stdin=execute("hv1", "base64", initrd))
-    execute("hv1", "virsh", "define", "/dev/stdin", stdin=definition.replace(initrd, "/srv/initrd"))
-    execute("hv1", "virsh", "detach-disk", guest.name, "vda", "--config")
-    execute("hv1", "virsh", "attach-device", guest.name, "/dev/stdin", "--config", stdin=EXPORT)
-    execute("hv1", "cp", "--sparse=always", "/usr/local/share/granary-lab/guest/root.img", "/var/tmp/root.img")
-    image = {"name": "root", "datastore": "default", "type": "os", "path": "/var/tmp/root.img", "format": "raw"}
+    prepare_guest(execute, guest.name, EXPORT)
+    image = {"name": "root", "datastore": "default", "type": "os", "path": ROOT_IMAGE, "format": "raw"}
     disks = [{"image": "root", "attach": {}}, {"size": "1M", "format": "raw", "attach": {}}]
     options = {"vm": "guest", "domain": guest.name, "host": "hv1", "datastore": "copied", "disks": disks}
     results = migration_tasks(("image", image, False), ("vm_disk", options, False))

@@ -12,6 +12,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from types import ModuleType
 
 from .._core.errors import LibvirtFailed, NotFound, TimedOut, VmstoreError
 from .._core.records import dataclass
@@ -25,6 +26,10 @@ ABORT_DEADLINE = 60.0
 
 #: Interval between two requests to stop a migration, in seconds. A request before libvirt's job begins has no effect.
 ABORT_INTERVAL = 0.5
+
+#: Interval between two requests to the target for a sign of life, in seconds, and the number of requests without an
+#: answer after which libvirt closes the connection.
+KEEPALIVE = (5, 5)
 
 #: Interval between two log lines about the progress, in seconds.
 LOG_INTERVAL = 5.0
@@ -64,15 +69,15 @@ def migrate(domain: Domain, order: Migration, log: Callable[[str], object]) -> N
 
     :arg log: is called with lines about the progress.
     :raises LibvirtMissing: libvirt on the target can't be reached.
-    :raises LibvirtFailed: libvirt can't migrate the domain; :raises TimedOut: the migration took too long.
+    :raises LibvirtFailed: libvirt can't migrate the domain, or the connection to the target broke.
+    :raises TimedOut: the migration took too long.
     """
-    target = Hypervisor(target_uri(order.host))
+    target = _watched(domain.libvirt, target_uri(order.host))
     resume(domain)
+    with domain.calls("look at"):
+        has_autostart = bool(domain.handle.autostart())
     call = _Call(domain, target, order)
     latest = 0.0
-
-    def look() -> tuple[int, int] | None:
-        return None if call.ended.is_set() else _progress(domain)
 
     def report(done: int, whole: int) -> None:
         nonlocal latest
@@ -81,13 +86,42 @@ def migrate(domain: Domain, order: Migration, log: Callable[[str], object]) -> N
             log(f"The domain {domain.name!r} migrates: {done >> 20} of {whole >> 20} MiB are copied.")
 
     try:
-        wait_for_job(f"The migration of the domain {domain.name!r}", look, order.timeout, report)
-    except BaseException as error:
+        wait_for_job(f"The migration of the domain {domain.name!r}", call.look, order.timeout, report)
+    except VmstoreError as error:
+        call.stop_after(error)
+    except BaseException:
         call.stop()
-        if not (isinstance(error, VmstoreError) and call.is_successful):
-            raise
-    if call.failure is not None:
-        raise call.failure
+        raise
+    call.require_success()
+    if has_autostart:
+        _enable_autostart(target, domain, log)
+
+
+def _enable_autostart(target: Hypervisor, domain: Domain, log: Callable[[str], object]) -> None:
+    """Let a domain that has migrated start with its new host. An error must not look like one of the migration."""
+    try:
+        with target.calls(f"enable the autostart of the domain {domain.name!r}"):
+            target.connection.lookupByUUIDString(domain.uuid).setAutostart(1)
+    except VmstoreError as error:
+        log(str(error))
+
+
+def _watched(libvirt: ModuleType, uri: str) -> Hypervisor:
+    """Connect to the target. libvirt closes the connection when the target shows no sign of life.
+
+    Without the sign of life, a cut network is found only when TCP gives up, a quarter of an hour later.
+    """
+
+    def run_events() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    libvirt.virEventRegisterDefaultImpl()  # only connections that are opened afterwards have events
+    found = Hypervisor(uri)
+    threading.Thread(target=run_events, daemon=True).start()
+    with found.calls("watch the connection"):
+        found.connection.setKeepAlive(*KEEPALIVE)
+    return found
 
 
 class _Call:
@@ -98,13 +132,37 @@ class _Call:
         self._target = target
         self._order = order
         self._xml = _target_xml(domain, order.directory)
-        self.failure: VmstoreError | None = None
-        self.ended = threading.Event()
+        self._failure: VmstoreError | None = None
+        self._ended = threading.Event()
         threading.Thread(target=self._run, daemon=True).start()
 
-    @property
-    def is_successful(self) -> bool:
-        return self.ended.is_set() and self.failure is None
+    def look(self) -> tuple[int, int] | None:
+        """Return the progress; ``None`` after the end.
+
+        :raises LibvirtFailed: the connection to the target broke.
+        """
+        if self._ended.is_set():
+            return None
+        if not self._target.connection.isAlive():
+            raise LibvirtFailed(
+                f"The connection to libvirt on {self._order.host} broke during the migration of the domain "
+                f"{self._domain.name!r}."
+            )
+        return _progress(self._domain)
+
+    def require_success(self) -> None:
+        """Raise the error of a failed migration that has ended."""
+        if self._failure is not None:
+            raise self._failure
+
+    def stop_after(self, error: VmstoreError) -> None:
+        """Stop the migration, and raise the error, unless the migration has succeeded meanwhile."""
+        try:
+            self.stop()
+        except TimedOut as trouble:
+            raise error.with_message(f"{error} {trouble}") from error
+        if self._failure is not None:
+            raise error
 
     def _run(self) -> None:
         flags, parameters = self._arguments()
@@ -112,11 +170,11 @@ class _Call:
             with self._domain.hypervisor.calls(f"migrate the domain {self._domain.name!r} to {self._order.host}"):
                 self._domain.handle.migrate3(self._target.connection, parameters, flags)
         except VmstoreError as error:
-            self.failure = error
+            self._failure = error
         except BaseException as error:  # the thread that waits raises the error
-            self.failure = LibvirtFailed(f"The migration failed: {type(error).__name__}: {error}.")
+            self._failure = LibvirtFailed(f"The migration failed: {type(error).__name__}: {error}.")
         finally:
-            self.ended.set()
+            self._ended.set()
 
     def _arguments(self) -> tuple[int, dict[str, object]]:
         order, libvirt = self._order, self._domain.libvirt
@@ -143,11 +201,10 @@ class _Call:
         :raises TimedOut: libvirt doesn't stop the migration.
         """
         end = time.monotonic() + ABORT_DEADLINE
-        while not self.ended.wait(ABORT_INTERVAL):
+        while not self._ended.wait(ABORT_INTERVAL):
             if time.monotonic() >= end:
                 raise TimedOut(
-                    f"libvirt did not stop the migration of the domain {self._domain.name!r} within "
-                    f"{ABORT_DEADLINE:g} seconds."
+                    f"libvirt did not stop the migration within {ABORT_DEADLINE:g} seconds, and goes on trying."
                 )
             with contextlib.suppress(LibvirtFailed, NotFound), self._domain.calls("stop the migration of"):
                 self._domain.handle.abortJob()

@@ -249,6 +249,7 @@ def host_files(root: ET.Element, directory: str) -> list[str]:
     """Return the files outside a VM directory that the domain needs on its host."""
     files = [element.text for path in _FILES for element in root.findall(path) if element.text]
     files += [file for disk in disks_of(root) for file in disk.files]
+    files += [element.get("path") or "" for element in root.findall("devices/filesystem/binary")]
     return sorted({file for file in files if file.startswith("/") and not file.startswith(f"{directory}/")})
 
 

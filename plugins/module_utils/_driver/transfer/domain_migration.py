@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from ..._core.files import read_text
 from ..._core.records import TYPE_CHECKING, dataclass
 from ..._host.ids import idmap_check, subid
 from ..._host.mount.store import read_root
+from ..._host.virtiofsd.program import WRAPPER
+from ..._host.virtiofsd.wrapper import configured_user
 from ..._libvirt.connection import DEFAULT_URI, Hypervisor
 from ..._libvirt.devices.filesystem import VirtioFs, filesystems
 from ..._libvirt.domain_xml import attribute, parse, to_text
@@ -62,6 +65,7 @@ class Departure:
     :arg is_left: whether a killed migration left the domain paused.
     :arg libvirt: version of libvirt, and ``qemu`` that of QEMU, as libvirt's numbers.
     :arg host_cpu: processor of the host, if the guest has this processor.
+    :arg has_autostart: whether the domain starts with its host.
     """
 
     reasons: tuple[str, ...]
@@ -72,6 +76,7 @@ class Departure:
     libvirt: int
     qemu: int
     host_cpu: str | None
+    has_autostart: bool
 
 
 def check_departure(domain: str, directory: str, is_live: bool) -> Departure:
@@ -99,6 +104,7 @@ def check_departure(domain: str, directory: str, is_live: bool) -> Departure:
         libvirt = found.hypervisor.connection.getLibVersion()
         qemu = found.hypervisor.connection.getVersion()
         capabilities = found.hypervisor.connection.getCapabilities()
+        has_autostart = bool(found.handle.autostart())
     is_passed = attribute(root, "cpu", "mode") == "host-passthrough"
     host_cpu = parse(capabilities).find("host/cpu") if is_passed else None
     return Departure(
@@ -110,6 +116,7 @@ def check_departure(domain: str, directory: str, is_live: bool) -> Departure:
         libvirt,
         qemu,
         None if host_cpu is None else to_text(host_cpu),
+        has_autostart,
     )
 
 
@@ -177,19 +184,30 @@ def _missing(root: Any, directory: str) -> Iterator[str]:
 
 
 def _foreign_ids(device: VirtioFs) -> Iterator[str]:
-    """Yield the ids of a virtiofs device that no user of this host can map."""
+    """Yield the ids of a virtiofs device that the user of virtiofsd can't map on this host."""
+    user = _daemon_user(device)
     for kind, maps in (("uid", device.uid_map), ("gid", device.gid_map)):
-        ranges = subid.parse(read_text(os.path.join("/etc", subid.FILES[kind])))
-        users = {one.owner for one in ranges}
+        # If the user is unknown, the ids of any user are accepted.
+        owned = [subid.ranges_of(one, kind) for one in ([user] if user else _owners(kind) if maps else [])]
         for one in maps:
-            if not any(
-                idmap_check.is_covered([found for found in ranges if found.owner == user], one.target, one.count)
-                for user in users
-            ):
+            if not any(idmap_check.is_covered(ranges, one.target, one.count) for ranges in owned):
+                beginning = f"The user {user!r} of virtiofsd lacks" if user else "No user has"
                 yield (
-                    f"No user has the subordinate {kind}s {one.target} to {one.target + one.count - 1} there, which "
+                    f"{beginning} the subordinate {kind}s {one.target} to {one.target + one.count - 1} there, which "
                     f"the virtiofs device {device.tag!r} maps."
                 )
+
+
+def _daemon_user(device: VirtioFs) -> str | None:
+    """Return the user of virtiofsd; ``None`` if a device has another program, or if only root can read the user."""
+    if device.binary == WRAPPER:
+        with contextlib.suppress(PermissionError):
+            return configured_user()
+    return None
+
+
+def _owners(kind: str) -> list[str]:
+    return sorted({one.owner for one in subid.parse(read_text(os.path.join("/etc", subid.FILES[kind])))})
 
 
 def migrate(domain: str, order: Migration, log: Callable[[str], object]) -> None:
@@ -210,6 +228,13 @@ def read_definition(domain: str) -> str:
 def define(text: str) -> None:
     """Define the domain of another host."""
     Hypervisor(DEFAULT_URI).define(text)
+
+
+def enable_autostart(uuid: str) -> None:
+    """Let a domain start with this host."""
+    found = Hypervisor(DEFAULT_URI).domain_by_uuid(uuid)
+    with found.calls("enable the autostart of"):
+        found.handle.setAutostart(1)
 
 
 def undefine(uuid: str) -> None:
@@ -240,6 +265,7 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "check_departure": check_departure,
     "define": define,
     "discard_left": discard_left,
+    "enable_autostart": enable_autostart,
     "read_definition": read_definition,
     "undefine": undefine,
 }

@@ -21,6 +21,7 @@ OPERATIONS = {
     "check_departure": Operation("Departure", is_quick=True),
     "define": Operation(is_quick=True),
     "discard_left": Operation(),
+    "enable_autostart": Operation(is_quick=True),
     "migrate": Operation(),
     "read_definition": Operation("str", is_quick=True),
     "undefine": Operation(is_quick=True),

@@ -38,10 +38,11 @@ class ColdMigration:
         plan.result["bytes"] = sum(int(str(disk["bytes"])) for disk in disks)
         before: dict[str, object] = {"host": route.before.host}
         after: dict[str, object] = {"host": route.after.host, "mode": "cold", "disks": disks}
-        prepare = functools.partial(self._prepare, parse(departure.xml).findtext("uuid") or "")
+        uuid = parse(departure.xml).findtext("uuid") or ""
+        prepare = functools.partial(self._prepare, uuid, departure.has_autostart)
         plan.actions.append(Action("migrate VM", route.before.name, before, after, route.record, prepare=(prepare,)))
 
-    def _prepare(self, uuid: str) -> Callable[[], object]:
+    def _prepare(self, uuid: str, has_autostart: bool) -> Callable[[], object]:
         """Define the domain at the target, move the data, and undefine the domain at the source.
 
         After a kill before the last step, the next run begins again. After the last step, only the record is missing.
@@ -55,6 +56,8 @@ class ColdMigration:
             route.ask(route.target, "undefine", uuid)
             raise
         try:
+            if has_autostart:
+                route.ask(route.target, "enable_autostart", uuid)
             route.ask(route.origin, "undefine", uuid)
         except VmstoreError:
             self._move_back(uuid)
@@ -62,6 +65,8 @@ class ColdMigration:
 
         def undo() -> None:
             route.ask(route.origin, "define", text)
+            if has_autostart:
+                route.ask(route.origin, "enable_autostart", uuid)
             self._move_back(uuid)
 
         return undo

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..._catalog.attachments import ATTACHMENTS
 from ..._catalog.vms import VMS
 from ..._core.errors import Conflict, DependencyNotFound, StaleState
 from ..._core.plan import Plan
@@ -71,7 +72,7 @@ class VmMigrateService(CatalogService):
         world = World(self._tell)
         looks = [Look(known.place(one), one, disks, True) for one in (vm, after)]
         world.look(looks, functools.partial(disk_record, known))
-        record = functools.partial(self._record, after)
+        record = functools.partial(self._record, vm, after)
         route = Route(self._spec, known, world, Transfers(known, self._tell), vm, after, record, self._tell)
         self._plan_route(plan, route)
         self._planned = vm, plan
@@ -128,8 +129,12 @@ class VmMigrateService(CatalogService):
             )
         return "live" if is_running else "cold"
 
-    def _record(self, after: DeclaredVm) -> None:
+    def _record(self, before: DeclaredVm, after: DeclaredVm) -> None:
         VMS.update(self.catalog, after)
+        for attachment in ATTACHMENTS.rows(self.catalog, domain=before.domain):
+            if is_same_host(attachment.host, before.host):
+                ATTACHMENTS.delete(self.catalog, attachment.image_id, attachment.host, attachment.domain)
+                ATTACHMENTS.put(self.catalog, replace(attachment, host=after.host))
 
 
 __all__ = ["VmMigrateService"]

@@ -77,6 +77,17 @@ class Claims:
             )
         return _with_known_format(path, _claim_of(image))
 
+    def by_path(self) -> dict[str, Claim]:
+        """Return the images by their paths. Without a catalog, there are none."""
+        if self._given is not None:
+            found = [claim for _id, claim in self._given]
+        elif catalog_exists(self._catalog):
+            with read_catalog(self._catalog, missing_ok=False) as catalog:
+                found = [_claim_of(image) for image in IMAGES.rows(catalog)]
+        else:
+            found = []
+        return {claim.path: claim for claim in found}
+
 
 def _with_known_format(path: str, claim: Claim) -> Claim:
     """Return a claim that a volume can have.

@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ..._catalog.catalog import catalog_exists, read_catalog
-from ..._catalog.datastores import DATASTORES
 from ..._catalog.images import IMAGES
 from ..._core.errors import DependencyNotFound, InvalidInput, UnsupportedAction, os_errors
 from ..._core.plan import Action, Plan
@@ -34,6 +33,8 @@ from ..image.options import IMAGE_OPTIONS
 from .container_disks import PullOptions
 from .texts import read_keyed_data
 
+#: The datastore of a template without a storage class. Each catalog begins with it.
+DEFAULT_DATASTORE = "default"
 #: The keys of a secret with the user and the password for a server (CDI).
 _USER, _PASSWORD = "accessKeyId", "secretKey"
 
@@ -78,6 +79,11 @@ class DataVolumes:
             )
         with read_catalog(self._catalog, missing_ok=False) as catalog:
             return [(place, one) for place, one in templates if IMAGES.find(catalog, one.name) is None]
+
+    @property
+    def imported(self) -> frozenset[str]:
+        """Return the names of the images that this run imports. An image that existed belongs to somebody else."""
+        return frozenset(template.name for _place, template in self._missing)
 
     def look(self) -> list[Action]:
         """Return the imports that are missing, without a change.
@@ -139,22 +145,13 @@ class DataVolumes:
         data = self._data_options(path, template, stack)
         image = {
             "name": template.name,
-            "datastore": template.datastore or self._only_datastore(path),
+            "datastore": template.datastore or DEFAULT_DATASTORE,
             "type": "datablock" if "size" in data else "os",
             "persistent": True,
             "sparse": not template.is_thick,
             **data,
         }
         return self._image_service([image])
-
-    def _only_datastore(self, path: str) -> str:
-        """Return the only datastore for images."""
-        with read_catalog(self._catalog, missing_ok=False) as catalog:
-            names = [one.name for one in DATASTORES.rows(catalog) if one.type == "image"]
-        if len(names) != 1:
-            accepted = f"the name of a datastore for images is expected ({', '.join(names) or 'there is none'})"
-            raise InvalidInput(f"{path}.spec.storage.storage_class_name", None, accepted)
-        return names[0]
 
     def _data_options(self, path: str, template: DataVolumeTemplate, stack: contextlib.ExitStack) -> dict[str, Any]:
         """Return the options of ``image`` for the data of a template."""
