@@ -107,6 +107,7 @@ HOST = (
     "_service/test_subid.py",
     "_service/test_virtiofs_export.py",
     "_service/test_virtiofs_mount.py",
+    "_service/volume/test_found_sources.py",
     "_service/test_vm_context.py",
     "simulated_datastore/test_capacity.py",
     "simulated_datastore/test_durability.py",
@@ -137,6 +138,9 @@ SHARED = {
     ),
     "site 2": (
         "test_domain_volumes.py",
+        "test_domain_volumes_info.py",
+        "test_domain_volumes_in_use.py",
+        "test_domain_volumes_role.py",
         "test_hostile_guest.py",
         "test_live_calls.py",
         "test_virtiofs_daemon.py",

@@ -37,6 +37,15 @@ except VmstoreError as error:
 print(json.dumps(found))
 """
 
+#: A program that reads domains with the options on stdin, like the module domain_volumes_info does.
+INFO_PROGRAM = """
+import json, sys
+from ansible_collections.granary.vmstore.plugins.module_utils._service.volume.info import (
+    DOMAIN_VOLUMES_INFO_SPEC, domain_volumes_info)
+options = {name: one.get("default") for name, one in DOMAIN_VOLUMES_INFO_SPEC.argument_spec.items()}
+print(json.dumps(domain_volumes_info({**options, **json.load(sys.stdin)})))
+"""
+
 
 @dataclass(frozen=True)
 class VolumeDomain:
@@ -57,6 +66,15 @@ class VolumeDomain:
         given = {"domain": self.name, "directory": DIRECTORY, "cache": CACHE, "catalog": CATALOG, "check": check}
         command = ["env", f"PYTHONPATH={LIBRARY}", "python3", "-c", PROGRAM]
         return dict(json.loads(self.execute(self.host, *command, stdin=json.dumps({**given, **options}), deadline=120)))
+
+    def read_back(self, **options: Any) -> dict[str, Any]:
+        """Return the declaration of the domain, as ``domain_volumes_info`` has it. Nothing is changed."""
+        given = {"domain": self.name, "directory": DIRECTORY, "cache": CACHE, "catalog": CATALOG}
+        command = ["env", f"PYTHONPATH={LIBRARY}", "python3", "-c", INFO_PROGRAM]
+        before = self.state()
+        output = self.execute(self.host, *command, stdin=json.dumps({**given, **options}), deadline=120)
+        assert self.state() == before
+        return dict(json.loads(output)["domains"][0])
 
     def converge(self, **options: Any) -> dict[str, Any]:
         """Declare in check mode, declare, declare again, and in check mode again. Return the result of the change.

@@ -19,6 +19,8 @@ description:
   - A device is recognized by its alias C(ua-<name>). The metadata of the definition records the names of the last run,
     so that devices that aren't declared any more are removed. All other devices, and everything else in the definition,
     stay as they are.
+  - A disk without such an alias is adopted if its target, such as V(vda), is the name of a declared disk with the same
+    data. M(granary.vmstore.domain_volumes_info) returns the declaration of a domain that exists.
   - libvirt validates the definition before it is changed. The module reads the definition back, and restores the old
     one if libvirt changed anything else.
   - A running domain gets and loses disks on virtio and scsi, and gets other media in its drives, larger disks, and
@@ -60,7 +62,8 @@ options:
   domains:
     description:
       - Many domains in one run. Each element has the options O(domain), O(claims), and those from O(disks) to
-        O(cloud_init_limit). The other options are those of all domains.
+        O(cloud_init_limit). The other options are those of all domains, and so is O(claims), unless a domain has its
+        own.
       - A domain that fails doesn't keep the others from their volumes. The run fails at its end.
     type: list
     elements: dict
@@ -97,8 +100,7 @@ options:
     description:
       - Images that are imported into the catalog of this host if they are missing, as in C(spec.dataVolumeTemplates).
         The sources are C(http), C(registry), C(pvc), C(blank) and C(upload).
-      - C(storage_class_name) is the name of a datastore. Without one, the catalog must have a single datastore for
-        images.
+      - C(storage_class_name) is the name of a datastore. Without one, the datastore is V(default).
       - An image grows to a larger requested size, and never shrinks.
     type: list
     elements: dict
@@ -199,6 +201,7 @@ options:
     type: str
     default: qemu:///system
 seealso:
+  - module: granary.vmstore.domain_volumes_info
   - module: granary.vmstore.container_disk_cache
   - module: granary.vmstore.image
   - module: granary.vmstore.virtiofs_export

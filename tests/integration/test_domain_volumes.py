@@ -7,17 +7,22 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ansible_process
 import pytest
+import yaml
 from container_images import Layout, make_tar, qcow2_disk
+from documentation import block
 from lab import Lab
 from volume_domain import DIRECTORY, VolumeDomain
 
 MIB = 1 << 20
+ANSIBLE = Path(sys.executable).with_name("ansible")
 #: Images as image_info returns them. The first is persistent, the second isn't.
 CLAIMS = [
     {"id": 7, "name": "data", "path": "/srv/volumes/data", "format": "raw", "persistent": True, "read_only": False},
@@ -51,6 +56,12 @@ def web(engine: None, domain: Callable[..., str], execute: Callable[..., str], h
 def bus(name: str, **device: Any) -> dict[str, Any]:
     """Return a disk on virtio, or another device."""
     return {"name": name, **(device or {"disk": {"bus": "virtio"}})}
+
+
+def let_qemu_write(domain: VolumeDomain, disk: str, byte: int) -> None:
+    """Let QEMU write to the beginning of a disk on virtio, like the guest does."""
+    line = f'qemu-io -d /machine/peripheral/ua-{disk}/virtio-backend "write -P {byte} 0 512"'
+    assert domain.virsh("qemu-monitor-command", "--hmp", line).strip() == ""
 
 
 def container_image(directory: Path, *entries: tuple[str, bytes]) -> bytes:
@@ -290,6 +301,39 @@ def test_two_domains_do_not_write_to_one_image(web: VolumeDomain, domain: Callab
     for one in (web, other):
         one.virsh("start")  # QEMU's locks let both write
         assert one.disk("one").find("driver").get("cache") == "none"
+    for number, one in enumerate((web, other), start=7):
+        let_qemu_write(one, "one", number)
+        assert "verification failed" not in web.shell(
+            f'qemu-io -r -U -f raw -c "read -P {number} 0 512" "$0"', web.path("one")
+        )
+
+
+def test_threads_and_queues(web: VolumeDomain) -> None:
+    """QEMU itself tells the thread of each disk. The domain has one processor, so two threads are the limit."""
+    names = ["first", "second", "third"]
+    options = {
+        "disks": [{**bus(name), "dedicatedIOThread": name == "first"} for name in names],
+        "volumes": [{"name": name, "emptyDisk": {"capacity": "1Mi"}} for name in names],
+        "io_threads_policy": "auto",
+        "disable_hotplug": True,  # the domain has four ports
+    }
+    web.converge(**options)
+    web.virsh("start")
+    threads = {}
+    for name in names:
+        question = {"path": f"/machine/peripheral/ua-{name}", "property": "iothread"}
+        request = json.dumps({"execute": "qom-get", "arguments": question})
+        answer = json.loads(web.virsh("qemu-monitor-command", request))
+        threads[name] = answer["return"].rpartition("/")[2]
+    assert threads == {"first": "iothread2", "second": "iothread1", "third": "iothread1"}
+    assert web.declare(**options)["actions"] == []
+    # The domain runs with its threads, so another disk needs no restart.
+    options["disks"].append(bus("fourth"))
+    options["volumes"].append({"name": "fourth", "emptyDisk": {"capacity": "1Mi"}})
+    assert web.converge(**options)["restart_reasons"] == []
+    web.virsh("destroy")
+    web.converge()
+    assert "iothread" not in web.definition()
 
 
 def test_the_module(web: VolumeDomain, module: Callable[..., dict[str, Any]], execute: Callable[..., str]) -> None:
@@ -318,3 +362,59 @@ def test_the_module(web: VolumeDomain, module: Callable[..., dict[str, Any]], ex
     assert refused["error"] == "InvalidDeclaration"
     assert secret not in json.dumps([*results, refused])
     assert secret not in execute(web.host, "journalctl", f"--since=@{since}", "--output=cat")
+
+
+def test_the_guide(site: Lab, web: VolumeDomain, tmp_path: Path) -> None:
+    """The task of the guide gives a domain the volumes of a manifest that was written for KubeVirt."""
+    manifest = {
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachine",
+        "metadata": {"name": "web"},
+        "spec": {
+            "running": True,
+            "dataVolumeTemplates": [],
+            "template": {
+                "spec": {
+                    "domain": {
+                        "devices": {
+                            "blockMultiQueue": True,
+                            "disks": [
+                                {"name": "scratch", "disk": {"bus": "virtio"}, "errorPolicy": "report"},
+                                {"name": "app", "disk": {}, "serial": "CVLY623300HK240D"},
+                                {"name": "cloudinitdisk", "cdrom": {"bus": "sata"}},
+                            ],
+                            "interfaces": [{"name": "default", "masquerade": {}}],
+                        },
+                        "resources": {"requests": {"memory": "1Gi"}},
+                    },
+                    "networks": [{"name": "default", "pod": {}}],
+                    "volumes": [
+                        {"name": "scratch", "emptyDisk": {"capacity": "2Gi"}},
+                        {"name": "app", "configMap": {"name": "app-config"}},
+                        {"name": "cloudinitdisk", "cloudInitNoCloud": {"userData": "#cloud-config\n"}},
+                    ],
+                },
+            },
+        },
+    }
+    config = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "app-config"},
+        "data": {"DATABASE": "staging"},
+    }
+    (tmp_path / "vm.yaml").write_text(yaml.safe_dump_all([manifest, config]))
+    tasks = yaml.safe_load(block("docs/kubevirt.md", "Use").text)
+    play = [{"hosts": "hv1", "gather_facts": False, "tasks": [*tasks, *tasks]}]
+    (tmp_path / "play.yml").write_text(yaml.safe_dump(play))
+    command = [str(ANSIBLE.with_name("ansible-playbook")), "-i", str(site.inventory), str(tmp_path / "play.yml")]
+    done = ansible_process.run(command)
+    assert "ok=2    changed=1 " in done.stdout, done.stdout + done.stderr
+    scratch = web.disk("scratch").find("driver")
+    assert scratch is not None and (scratch.get("error_policy"), scratch.get("queues")) == ("report", "1")
+    assert web.info(web.path("scratch"))["virtual-size"] == 2 << 30
+    assert web.disk("app").findtext("serial") == "CVLY623300HK240D"
+    assert web.files_of(web.path("app")) == {"DATABASE": "staging"}
+    default = "/var/lib/libvirt/granary-vmstore/volumes"
+    assert web.path("cloudinitdisk").startswith(f"{default}/{web.virsh('domuuid').strip()}/")
+    web.shell(f"rm -rf {default}")

@@ -463,6 +463,7 @@ def test_the_site_can_be_checked_before_anything_of_it_is_there(
         "vmstore_images": [{"name": "data", "datastore": "fs", "path": "/mnt/data", "persistent": True}],
         "vmstore_exports": [{"host": "blank", "domain": "none", "image": "data"}],
         "vmstore_vms": [{"vm": "web", "host": "blank", "size": "1G", "attach": {}}],
+        "vmstore_domain_volumes": [{"domain": "web", "volumes": [{"name": "a", "emptyDisk": {"capacity": "1Gi"}}]}],
         "hypervisor_service_user_uses_libvirt": True,
         "hypervisor_qemu_user": "oneadmin",
     }

@@ -121,6 +121,14 @@ VM = {"vm": "web", "host": "h1", "size": "1G"}
             'the service user can\'t manage the disks of virtual machines on the host "h1": '
             "hypervisor_service_user_uses_libvirt and hypervisor_qemu_user of this host are expected",
         ),
+        (
+            {"vmstore_domain_volumes": [{"domain": "web", "disk": []}]},
+            "vmstore_domain_volumes.disk. Supported parameters include: ",
+        ),
+        (
+            {"vmstore_domain_volumes": [{"domain": "web"}, {"domain": "web"}]},
+            'the domain "web" of the host h1 is there more than once, and once with all its volumes is expected.',
+        ),
         ({"frontends": ("f1", "f2")}, "The group vmstore_frontend has 2 hosts, and exactly one is expected"),
         ({"frontends": ()}, "The group vmstore_frontend has 0 hosts, and exactly one is expected"),
         ({"arguments": ("--limit", "h1")}, "The front-end f1 is left out by --limit"),

@@ -18,6 +18,17 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 
+#: Aliases of the module domain_volumes, which are options in a role, because the schema of roles lacks aliases.
+KUBEVIRT_SPELLINGS = {
+    "blockMultiQueue",
+    "dataVolumeTemplates",
+    "disableHotplug",
+    "downwardMetrics",
+    "ioThreads",
+    "ioThreadsPolicy",
+    "useVirtioTransitional",
+}
+
 #: Role, variable, module, options of the module that the user doesn't set there, additional options of the role, and
 #: the files that pass all options on.
 LISTS = [
@@ -50,6 +61,24 @@ LISTS = [
     ("site", "vmstore_vms.context", "vm_context", set(), set(), ["playbooks/tasks/vm_contexts.yml"]),
     ("shared_mount", "shared_mount_mounts", "shared_mount", set(), set(), ["roles/shared_mount/tasks/main.yml"]),
     ("hypervisor", "hypervisor_exports", "virtiofs_export", set(), set(), ["roles/hypervisor/tasks/exports.yml"]),
+    # The options of the elements are those of the module for one domain, and the role has the others.
+    (
+        *("domain_volumes", "domain_volumes_domains", "domain_volumes"),
+        {
+            "ca_path",
+            "cache",
+            "catalog",
+            "directory",
+            "domains",
+            "insecure",
+            "purge",
+            "restart",
+            "restart_timeout",
+            "uri",
+        },
+        KUBEVIRT_SPELLINGS,
+        [],
+    ),
     (
         "virtiofs_guest",
         "virtiofs_guest_mounts",

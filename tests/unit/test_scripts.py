@@ -72,7 +72,10 @@ def test_a_new_machine_runs_every_suite_but_the_one_that_makes_it() -> None:
 def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
     status, output = run(SCRIPT / "bench", "monito")
     assert status == 2
-    names = "actions cp downward-metrics images migration monitor monitoring simulated-datastore transfers volumes"
+    names = (
+        "actions cp domain-volumes downward-metrics images migration monitor monitoring simulated-datastore transfers "
+        "volumes"
+    )
     assert output == (f'script/bench: there is no benchmark "monito": give one of {names}, or none to run all.\n')
 
 

@@ -29,7 +29,7 @@ def supports_direct_io(path: str) -> bool:
         if os.path.exists(path):
             with opened_parent(path) as (directory, name):
                 return _opens(lambda flags: open_file_at(directory, name, os.O_RDONLY | flags, check=require_storage))
-        around = os.path.dirname(path)
+        around = os.path.dirname(os.path.abspath(path))
         while not os.path.isdir(around):
             around = os.path.dirname(around)
         with opened_directory(around) as directory:

@@ -11,18 +11,24 @@ is a link through ``..data``. One rename of ``..data`` changes all texts.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 
-from .._core.directory import sync_opened
+from .._core.directory import exists_at, is_link_at, open_directory_at, opened_file_at, sync_opened
 from .._core.errors import os_errors
 
 #: The link to the present texts, and its temporary name.
 _DATA, _NEW = "..data", "..data_tmp"
 #: The beginning of names that aren't texts.
 _HIDDEN = ".."
+#: Upper bounds of the number of texts and directories, and of the sizes of all in bytes.
+MOST_ENTRIES, MOST_BYTES = 10_000, 64 << 20
+#: Upper bound of the directories around a text. The path of a text has at most 4095 bytes, and far fewer parts.
+DEEPEST = 200
 
 
 class TextDirectory:
@@ -32,21 +38,22 @@ class TextDirectory:
         self.path = path
 
     def read(self) -> dict[str, bytes] | None:
-        """Return the texts by their paths; ``None`` without a complete directory.
+        """Return the texts by their paths; ``None`` without a complete directory. A directory that holds anything else
+        has no texts, so that the next :meth:`write` replaces its content.
+
+        A guest whose root is root here can have changed the directory. Links aren't followed, and nothing but regular
+        files is opened.
 
         :raises FileAccessFailed: a text can't be read.
         """
-        data = os.path.join(self.path, _DATA)
-        if not os.path.isdir(data):
-            return None
-        found = {}
-        with os_errors(f"read {data}"):
-            for place, _directories, names in os.walk(data):
-                for name in names:
-                    path = os.path.join(place, name)
-                    with open(path, "rb") as file:
-                        found[os.path.relpath(path, data)] = file.read()
-        return found
+        with os_errors(f"read {self.path}"):
+            try:
+                with _opened_data(self.path) as data:
+                    return dict(_read_tree(data, _Budget()))
+            except FileNotFoundError:
+                return None
+            except _Foreign:
+                return {}
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """Replace all texts by ``files``. A missing directory is created. The old texts stay until :meth:`sweep` for
@@ -60,13 +67,15 @@ class TextDirectory:
             name = f"{_HIDDEN}{secrets.token_hex(8)}"
             _write_tree(os.path.join(self.path, name), files)
             os.symlink(name, _NEW, dir_fd=base)
+            if exists_at(base, _DATA) and not is_link_at(base, _DATA):
+                self._remove(base, _DATA)
             os.rename(_NEW, _DATA, src_dir_fd=base, dst_dir_fd=base)
             wanted = {path.split("/")[0] for path in files}
             for one in wanted.difference(os.listdir(base)):
                 os.symlink(f"{_DATA}/{one}", one, dir_fd=base)
             for one in os.listdir(base):
                 if not one.startswith(_HIDDEN) and one not in wanted:
-                    os.unlink(one, dir_fd=base)
+                    self._remove(base, one)
             sync_opened(base)
 
     def sweep(self) -> None:
@@ -80,13 +89,19 @@ class TextDirectory:
     def _sweep(self, base: int) -> None:
         """Remove old texts, and what an interrupted run has left."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(_NEW, dir_fd=base)
+            self._remove(base, _NEW)
         present = None
-        with contextlib.suppress(FileNotFoundError):
+        if is_link_at(base, _DATA):
             present = os.readlink(_DATA, dir_fd=base)
         for name in os.listdir(base):
             if name.startswith(_HIDDEN) and name not in (_DATA, present):
-                shutil.rmtree(os.path.join(self.path, name))
+                self._remove(base, name)
+
+    def _remove(self, base: int, name: str) -> None:
+        if stat.S_ISDIR(os.stat(name, dir_fd=base, follow_symlinks=False).st_mode):
+            shutil.rmtree(os.path.join(self.path, name))  # follows no links
+        else:
+            os.unlink(name, dir_fd=base)
 
     def remove(self) -> None:
         """Remove the directory with all texts, if it exists.
@@ -95,6 +110,72 @@ class TextDirectory:
         """
         with os_errors(f"remove {self.path}"), contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.path)
+
+
+class _Foreign(Exception):
+    """Something in the directory that :meth:`TextDirectory.write` doesn't create."""
+
+
+class _Budget:
+    """The rest of :data:`MOST_ENTRIES` and :data:`MOST_BYTES`."""
+
+    def __init__(self) -> None:
+        self._entries, self._bytes = MOST_ENTRIES, MOST_BYTES
+
+    def spend(self, size: int) -> None:
+        self._entries, self._bytes = self._entries - 1, self._bytes - size
+        if self._entries < 0 or self._bytes < 0:
+            raise _Foreign
+
+
+@contextlib.contextmanager
+def _opened_data(path: str) -> Iterator[int]:
+    """Yield a descriptor of the directory with the present texts."""
+    base = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        try:
+            name = os.readlink(_DATA, dir_fd=base)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # it isn't a link
+                raise _Foreign from error
+            raise
+        if "/" in name or name == _HIDDEN:
+            raise _Foreign
+        data = _open_plain(base, name)
+    finally:
+        os.close(base)
+    try:
+        yield data
+    finally:
+        os.close(data)
+
+
+def _open_plain(place: int, name: str) -> int:
+    try:
+        return open_directory_at(place, name)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise _Foreign from error
+        raise
+
+
+def _read_tree(place: int, budget: _Budget, around: str = "") -> Iterator[tuple[str, bytes]]:
+    if around.count("/") > DEEPEST:
+        raise _Foreign
+    for name in os.listdir(place):
+        status = os.stat(name, dir_fd=place, follow_symlinks=False)
+        budget.spend(status.st_size)
+        if stat.S_ISDIR(status.st_mode):
+            inner = _open_plain(place, name)
+            try:
+                yield from _read_tree(inner, budget, f"{around}{name}/")
+            finally:
+                os.close(inner)
+        elif stat.S_ISREG(status.st_mode):
+            with opened_file_at(place, name) as file:
+                yield f"{around}{name}", os.pread(file, status.st_size, 0)
+        else:
+            raise _Foreign
 
 
 @contextlib.contextmanager

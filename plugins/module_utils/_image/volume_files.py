@@ -14,9 +14,10 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 
-from .._core.directory import open_file_at, opened_directory, opened_file_at
-from .._core.errors import os_errors
+from .._core.directory import exists_at, is_writable_for_others, open_file_at, opened_directory, opened_file_at
+from .._core.errors import PathNotAllowed, StaleState, os_errors
 from .._core.records import dataclass
+from .._host.made_directory import open_or_make
 from .image_file import disk_size
 from .layer_header import has_data, read_backing_name
 from .new_image import NewImage, new_image, remove_files
@@ -149,7 +150,10 @@ class VolumeDirectory:
 
     @contextlib.contextmanager
     def _new_file(self, name: str) -> Iterator[NewImage]:
-        """Yield a file that gets its name at the end of the block. A missing directory is created."""
+        """Yield a file that gets its name at the end of the block. A missing directory is created.
+
+        :raises PathNotAllowed: the existing directory is another user's.
+        """
         self._create()
         with new_image(self.path, owner=self.owner, mode=FILE_MODE) as part:
             yield part
@@ -157,8 +161,14 @@ class VolumeDirectory:
                 part.publish_durably(part.directory, name)
 
     def _create(self) -> None:
-        with os_errors(f"create the directory {self.path}"):
-            os.makedirs(self.path, mode=DIRECTORY_MODE, exist_ok=True)
+        make_passable(self.path)
+        with os_errors(f"open {self.path}"), opened_directory(self.path) as directory:
+            status = os.fstat(directory)
+        if status.st_uid not in (0, os.geteuid()) or is_writable_for_others(status):
+            reason = (
+                "another user can replace the files in it. A directory of root that only root can write is expected"
+            )
+            raise PathNotAllowed("directory", self.path, reason)
 
     def remove(self, names: Sequence[str]) -> bool:
         """Remove the existing files among ``names``. Return ``False`` if none exists.
@@ -171,6 +181,17 @@ class VolumeDirectory:
         """Remove the directory unless it has files."""
         with contextlib.suppress(OSError):
             os.rmdir(self.path)
+
+
+def make_passable(path: str) -> None:
+    """Create the directory ``path`` and its missing parents, through which QEMU opens files. The umask doesn't matter.
+
+    :raises PathNotAllowed: a symbolic link of another user leads there.
+    :raises FileAccessFailed: a directory can't be created.
+    """
+    with os_errors(f"create the directory {path}"):
+        for one in (os.path.dirname(path), path):
+            os.close(open_or_make(one, DIRECTORY_MODE))
 
 
 def grow_file(path: str, format: str, size: int, *, sparse: bool) -> None:
@@ -194,11 +215,24 @@ def create_raw(path: str, size: int, owner: tuple[int, int] | None) -> None:
     :arg size: in bytes.
     :arg owner: uid and gid of the file.
     :raises NoSpace, FileAccessFailed: the file can't be created.
+    :raises StaleState: another program has created the file meanwhile.
     """
     directory, name = os.path.split(path)
     with new_image(directory, owner=owner, mode=SHARED_FILE_MODE) as part, os_errors(f"make {path}"):
         os.truncate(part.fd, size)
+        if exists_at(part.directory, name):
+            raise StaleState(f"Another program created {path} in the meantime, and the file stays.")
         part.publish_durably(part.directory, name)
+
+
+def remove_raw(path: str) -> None:
+    """Remove a raw disk that :func:`create_raw` created. The directory can be another user's.
+
+    :raises PathNotAllowed: that user has replaced the directory by a symbolic link to another user's directory.
+    :raises FileAccessFailed: the file can't be removed.
+    """
+    directory, name = os.path.split(path)
+    remove_files(directory, [name])
 
 
 __all__ = [
@@ -206,4 +240,6 @@ __all__ = [
     "VolumeFile",
     "create_raw",
     "grow_file",
+    "make_passable",
+    "remove_raw",
 ]

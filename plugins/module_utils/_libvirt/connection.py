@@ -267,6 +267,12 @@ class Domain:
         with self.calls("plug the device into"):
             self.handle.attachDeviceFlags(device, self.libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
+    def write_metadata(self, text: str, prefix: str, namespace: str) -> None:
+        """Replace the element of a namespace in the metadata of the running domain."""
+        kind, live = self.libvirt.VIR_DOMAIN_METADATA_ELEMENT, self.libvirt.VIR_DOMAIN_AFFECT_LIVE
+        with self.calls("change the metadata of"):
+            self.handle.setMetadata(kind, text, prefix, namespace, live)
+
     def update(self, device: str) -> None:
         """Change a device of the running domain, such as the medium of a drive."""
         with self.calls("change a device of"):

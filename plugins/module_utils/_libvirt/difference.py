@@ -14,20 +14,27 @@ from .domain_xml import attribute
 #: Attributes, by their elements and with their default values, that libvirt leaves out where they have that value.
 _OMITTED = {"target": ("tray", "closed")}
 
+#: Attributes that libvirt adds to existing elements for new devices. The first function of a PCI slot is marked when a
+#: second one is in use.
+_ADDED = {"address": ("multifunction", "on")}
+
 
 def first_difference(
     expected: ET.Element, found: ET.Element, extensible: Set[ET.Element] = frozenset(), path: str = ""
 ) -> str | None:
     """Return the path of the first element of ``found`` that differs from ``expected``; ``None`` without a difference.
 
-    Changes by libvirt itself are ignored: the order of elements with different names, white space, and PCI controllers
-    and other controllers that libvirt adds for new devices.
+    Changes by libvirt itself are ignored: the order of elements with different names, white space, and PCI controllers,
+    other controllers and marks of PCI slots that libvirt adds for new devices.
 
     :arg extensible: elements of ``expected`` to which libvirt may add (address, alias).
     """
     here = f"{path}/{expected.tag}"
     is_extensible = expected in extensible
     wanted_attributes, attributes = _attributes(expected), _attributes(found)
+    added = _ADDED.get(str(expected.tag))
+    if added is not None and added[0] not in wanted_attributes:
+        attributes = {name: value for name, value in attributes.items() if (name, value) != added}
     if is_extensible:
         attributes = {name: value for name, value in attributes.items() if name in wanted_attributes}
     if (

@@ -69,6 +69,7 @@ def convert_disk(
         device=disk.kind,
         layer=None if volume is None else volume.layer,
         backing=None if volume is None else volume.backing,
+        is_alone=volume is not None and volume.is_alone,
         model=context.virtio_model if is_virtio else None,
         cache=cache,
         error_policy=spec.error_policy or "stop",

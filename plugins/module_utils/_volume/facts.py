@@ -70,6 +70,7 @@ class VolumeFacts:
 
     :arg layer: the file or block device of the disk.
     :arg backing: the data that an overlay is based on.
+    :arg is_alone: whether the data has no backing file, whatever its header names.
     :arg is_thick: whether the data is recorded as allocated completely.
     :arg has_direct_io: whether the file systems of all files of the chain support direct input and output.
     :arg is_allocated: whether the data is allocated completely now.
@@ -79,6 +80,7 @@ class VolumeFacts:
 
     layer: DiskLayer
     backing: DiskLayer | None = None
+    is_alone: bool = False
     is_thick: bool = False
     has_direct_io: bool = True
     is_allocated: bool = False

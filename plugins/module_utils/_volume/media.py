@@ -37,10 +37,10 @@ FILES_LABEL = "cfgdata"
 SYSPREP_LABEL = "unattendCD"
 
 #: The directory of a ConfigDrive.
-_CONFIG_DRIVE = "openstack/latest"
+CONFIG_DRIVE_DIRECTORY = "openstack/latest"
 #: The keys of secrets with data for cloud-init.
-_USER_KEYS = ("userdata", "userData")
-_NETWORK_KEYS = ("networkdata", "networkData")
+USER_KEYS = ("userdata", "userData")
+NETWORK_KEYS = ("networkdata", "networkData")
 
 #: Upper bound of a host name in characters.
 _LONGEST_HOSTNAME = 63
@@ -140,16 +140,14 @@ class GuestFiles:
         files = {"meta_data.json": _json(described), "user_data": self._user_data(source) or b""}
         network = self._network_data(source)
         files = files if network is None else {**files, "network_data.json": network}
-        return {f"{_CONFIG_DRIVE}/{name}": data for name, data in files.items()}
+        return {f"{CONFIG_DRIVE_DIRECTORY}/{name}": data for name, data in files.items()}
 
     def _user_data(self, source: CloudInit) -> bytes | None:
-        return (
-            source.user_data if source.user_data_secret is None else self._secret(source.user_data_secret, _USER_KEYS)
-        )
+        return source.user_data if source.user_data_secret is None else self._secret(source.user_data_secret, USER_KEYS)
 
     def _network_data(self, source: CloudInit) -> bytes | None:
         name = source.network_data_secret
-        return source.network_data if name is None else self._secret(name, _NETWORK_KEYS)
+        return source.network_data if name is None else self._secret(name, NETWORK_KEYS)
 
     def _secret(self, name: str, keys: Sequence[str]) -> bytes:
         data = self.read_data(self.spec.secrets[name])
@@ -162,7 +160,7 @@ class GuestFiles:
     def hostname(self) -> str:
         """Return the host name of the guest."""
         metadata: GuestMetadata = self.spec.metadata
-        return metadata.hostname or (metadata.name or self.identity.name).split(".")[0][:_LONGEST_HOSTNAME]
+        return metadata.hostname or default_hostname(metadata.name or self.identity.name)
 
     def _field(self, path: str) -> str:
         """Return the text of a field of the metadata, in the format of Kubernetes."""
@@ -180,6 +178,11 @@ class GuestFiles:
             return known[path]
         values: Mapping[str, str] = getattr(metadata, match[1])
         return values.get(match[2], "")
+
+
+def default_hostname(name: str) -> str:
+    """Return the host name of a guest without a declared one, for the name of its domain."""
+    return name.split(".")[0][:_LONGEST_HOSTNAME]
 
 
 def label_of(source: object) -> str | None:
@@ -240,13 +243,17 @@ def _escape(character: str) -> str:
 
 
 __all__ = [
+    "CONFIG_DRIVE_DIRECTORY",
     "CONFIG_DRIVE_LABEL",
     "FILES_LABEL",
+    "NETWORK_KEYS",
     "NO_CLOUD_LABEL",
     "SYSPREP_LABEL",
+    "USER_KEYS",
     "Files",
     "GuestFiles",
     "Identity",
+    "default_hostname",
     "label_of",
     "tagged_devices",
 ]

@@ -50,4 +50,11 @@ def read_quantity(value: object) -> int | None:
     return whole if exact >= 0 and whole <= HIGHEST else None
 
 
-__all__ = ["ACCEPTED", "HIGHEST", "read_quantity"]
+def format_quantity(number: int) -> str:
+    """Return a number with the largest binary unit that keeps it whole, such as ``10Gi``."""
+    units = [suffix for suffix in _FACTORS if suffix.endswith("i") and number % _FACTORS[suffix] == 0]
+    suffix = units[-1] if units and number else ""
+    return f"{number // (_FACTORS[suffix].numerator)}{suffix}"
+
+
+__all__ = ["ACCEPTED", "HIGHEST", "format_quantity", "read_quantity"]

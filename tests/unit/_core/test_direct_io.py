@@ -46,3 +46,8 @@ def test_a_link_of_another_user(tmp_path: Path, tenant: Path) -> None:
     os.lchown(tenant / "link", tenant.stat().st_uid, tenant.stat().st_gid)
     with pytest.raises(PathNotAllowed):
         supports_direct_io(str(tenant / "link"))
+
+
+def test_a_relative_name_ends_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert supports_direct_io("json:{") == supports_direct_io(str(tmp_path / "missing"))

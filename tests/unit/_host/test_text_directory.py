@@ -93,3 +93,27 @@ def test_a_directory_that_one_user_can_pass(tenant: Path) -> None:
         "mask::--x",
         "other::---",
     ]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "ln -s /etc/hostname ..data/evil",
+        "mkfifo ..data/evil",
+        "ln -s /etc ..data/evil",
+        "ln -sfn /etc ..data",
+        "ln -sfn .. ..data",
+        "rm ..data; mkdir ..data",
+        "truncate -s 1T ..data/a",
+        f"mkdir -p ..data/{'d/' * 300}",
+        "mkdir ..data_tmp",
+        "ln -s /etc ..evil; mkdir -p evil/evil; mkfifo ..evil2",
+    ],
+)
+def test_a_guest_whose_root_is_root_here_leads_nowhere(directory: TextDirectory, script: str) -> None:
+    directory.write({"a": b"1"})
+    subprocess.run(["sh", "-ec", script], cwd=directory.path, check=True)
+    assert directory.read() in ({}, {"a": b"1"})
+    directory.write({"a": b"2"})
+    directory.sweep()
+    assert directory.read() == {"a": b"2"} and listed(directory) == ["a"]

@@ -12,14 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, FileAccessFailed, NoSpace
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
+    Conflict,
+    FileAccessFailed,
+    NoSpace,
+    PathNotAllowed,
+    StaleState,
+)
 from ansible_collections.granary.vmstore.plugins.module_utils._image.volume_files import (
     LARGEST_MEDIUM,
     VolumeDirectory,
     VolumeFile,
     create_raw,
     grow_file,
+    remove_raw,
 )
+from refusal import refused
 
 MIB = 1 << 20
 OWNER = (64055, 64056)
@@ -146,3 +154,46 @@ def test_growth(tmp_path: Path, format: str, sparse: bool) -> None:
     found = describe(path)
     assert found["virtual-size"] == 9 * MIB
     assert (found["actual-size"] >= 8 * MIB) == (not sparse)
+
+
+def test_a_raw_disk_replaces_no_file_and_is_removed_only_where_it_was_made(tmp_path: Path) -> None:
+    """The directory of a host disk can be that of another user, who replaces it by a link."""
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    theirs.mkdir()
+    ours.mkdir()
+    for directory in (theirs, ours):
+        (directory / "disk").write_text("old")
+    with refused(StaleState):
+        create_raw(str(theirs / "disk"), MIB, OWNER)
+    assert (theirs / "disk").read_text() == "old" and os.listdir(theirs) == ["disk"]
+    (theirs / "disk").unlink()
+    create_raw(str(theirs / "disk"), MIB, OWNER)
+    theirs.rename(tmp_path / "moved")
+    theirs.symlink_to(ours)
+    os.lchown(theirs, *OWNER)
+    with refused(PathNotAllowed):
+        remove_raw(str(theirs / "disk"))
+    assert (ours / "disk").read_text() == "old"
+    remove_raw(str(tmp_path / "moved" / "disk"))
+    assert os.listdir(tmp_path / "moved") == []
+
+
+def test_qemu_passes_the_directory_whatever_the_umask_is(volumes: VolumeDirectory) -> None:
+    old = os.umask(0o077)
+    try:
+        volumes.write("a.iso", b"x")
+    finally:
+        os.umask(old)
+    around = os.path.dirname(volumes.path)
+    assert [owner_and_mode(path) for path in (around, volumes.path)] == [(0, 0, "drwx--x--x")] * 2
+    assert owner_and_mode(volumes.path_of("a.iso")) == (*OWNER, "-rw-------")
+
+
+@pytest.mark.parametrize(("owner", "mode"), [(1000, 0o700), (0, 0o777)])
+def test_the_directory_of_another_user_gets_no_secret(volumes: VolumeDirectory, owner: int, mode: int) -> None:
+    os.makedirs(volumes.path)
+    os.chmod(volumes.path, mode)
+    os.chown(volumes.path, owner, -1)
+    with refused(PathNotAllowed, option="directory"):
+        volumes.write("a.iso", b"secret")
+    assert os.listdir(volumes.path) == []

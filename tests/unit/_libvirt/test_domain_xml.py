@@ -100,3 +100,13 @@ def test_what_libvirt_adds_for_a_device_is_no_difference_and_the_rest_is() -> No
     assert first_difference(wanted, found, frozenset({element})) is None
     assert first_difference(wanted, found) == "/domain/devices/filesystem/address"
     assert first_difference(domain(), domain(devices=given)) == "/domain/devices/filesystem"
+
+
+def test_the_mark_of_a_pci_slot_is_no_difference() -> None:
+    """libvirt marks the first port of a slot when a new device needs the second one."""
+    place = "<controller type='pci' index='1'><address type='pci' slot='0x03' function='0x0'{}/></controller>"
+    alone, marked = (domain(devices=place.format(mark)) for mark in ("", " multifunction='on'"))
+    assert first_difference(alone, marked) is None
+    assert first_difference(marked, alone) == "/domain/devices/controller/address"
+    moved = domain(devices=place.replace("0x03", "0x04").format(""))
+    assert first_difference(alone, moved) == "/domain/devices/controller/address"

@@ -20,10 +20,10 @@ from ansible_collections.granary.vmstore.plugins.module_utils._volume.conversion
 from ansible_collections.granary.vmstore.plugins.module_utils._volume.facts import DomainFacts, VolumeFacts
 from ansible_collections.granary.vmstore.plugins.module_utils._volume.manifest import read_manifest
 from ansible_collections.granary.vmstore.plugins.module_utils._volume.reading.declaration import read_declaration
-from ansible_collections.granary.vmstore.plugins.module_utils._volume.reading.readers import camel_case
 from hypothesis import given
 from hypothesis import strategies as st
 from kubevirt_cases import domain_of
+from kubevirt_declarations import FILE, declarations, is_claim
 
 #: Keys that a declaration can have somewhere, and texts that are wrong everywhere.
 KEYS = st.sampled_from(
@@ -68,76 +68,6 @@ def test_any_manifest_is_read_or_refused(value: Any) -> None:
             pass
 
 
-SOURCES = {
-    "persistent_volume_claim": lambda name: {"claim_name": name},
-    "data_volume": lambda name: {"name": name},
-    "ephemeral": lambda name: {"persistent_volume_claim": {"claim_name": name}},
-    "container_disk": lambda name: {"image": f"registry.example/{name}:1"},
-    "empty_disk": lambda name: {"capacity": "1Gi"},
-    "host_disk": lambda name: {"path": f"/data/{name}.img", "type": "Disk"},
-    "cloud_init_no_cloud": lambda name: {"user_data": "x"},
-    "config_map": lambda name: {"name": name, "optional": True},
-}
-#: Sources whose disk can be a lun or shareable.
-CLAIMS = ("persistent_volume_claim", "data_volume")
-
-
-def some(draw: st.DrawFn, **options: st.SearchStrategy[Any]) -> dict[str, Any]:
-    """Return some of the options, each in one of its spellings."""
-    chosen = draw(st.sets(st.sampled_from(sorted(options))))
-    found = {}
-    for name in sorted(chosen):
-        found[draw(st.sampled_from([name, camel_case(name)]))] = draw(options[name])
-    return found
-
-
-@st.composite
-def declarations(draw: st.DrawFn) -> dict[str, Any]:
-    """Return a declaration that every rule accepts."""
-    disks, volumes, shared = [], [], []
-    for place in range(draw(st.integers(0, 6))):
-        name = f"v{place}"
-        kind = draw(st.sampled_from(sorted(SOURCES)))
-        volumes.append({"name": name, kind: SOURCES[kind](name), **some(draw, thick=st.booleans())})
-        if kind in (*CLAIMS, "config_map") and draw(st.booleans()):
-            shared.append({"name": name, "virtiofs": some(draw, cache=st.sampled_from(["auto", "always"]))})
-        elif draw(st.booleans()):
-            disks.append({"name": name, **draw(devices(kind)), **draw(properties(place))})
-    policy = st.sampled_from(["shared", "auto"])
-    flags = some(draw, block_multi_queue=st.booleans(), disable_hotplug=st.booleans(), io_threads_policy=policy)
-    return {"disks": disks, "filesystems": shared, "volumes": volumes, **flags}
-
-
-@st.composite
-def devices(draw: st.DrawFn, source: str) -> dict[str, Any]:
-    kind = draw(st.sampled_from(["disk", "cdrom", "lun"] if source in CLAIMS else ["disk", "cdrom"]))
-    if kind == "lun":
-        return {"lun": some(draw, reservation=st.booleans(), read_only=st.booleans())}
-    if kind == "cdrom":
-        options = {"bus": st.sampled_from(["sata", "scsi", "usb"]), "tray": st.sampled_from(["open", "closed"])}
-        return {"cdrom": some(draw, **options)}
-    bus = draw(st.sampled_from(["virtio", "scsi"]))
-    threads = some(draw, dedicated_io_thread=st.booleans()) if bus == "virtio" else {}
-    size = {"custom": {"logical": 512, "physical": draw(st.sampled_from([512, 4096]))}}
-    return {
-        "disk": {"bus": bus, **some(draw, read_only=st.booleans())},
-        **threads,
-        **some(draw, block_size=st.just(size)),
-    }
-
-
-@st.composite
-def properties(draw: st.DrawFn, place: int) -> dict[str, Any]:
-    return some(
-        draw,
-        boot_order=st.just(place + 1),
-        cache=st.sampled_from(["none", "writeback", "writethrough", "directsync"]),
-        io=st.just("threads"),
-        error_policy=st.sampled_from(["stop", "report", "ignore", "enospace"]),
-        tag=st.just("x"),
-    )
-
-
 @given(declarations(), st.booleans())
 def test_a_declaration_is_read_back_from_the_domain(options: Mapping[str, Any], is_block: bool) -> None:
     facts = DomainFacts(vcpus=2)
@@ -154,10 +84,3 @@ def test_a_declaration_is_read_back_from_the_domain(options: Mapping[str, Any], 
     # The same declaration for the domain as it is now changes nothing.
     again = DomainFacts(vcpus=2, targets={disk.name: disk.target for disk in devices.disks})
     assert convert(spec, again, layers, dict.fromkeys(layers, "/srv")).disks == devices.disks
-
-
-FILE = DiskLayer("/v/a.img")
-
-
-def is_claim(volume: Mapping[str, Any]) -> bool:
-    return any(kind in volume for kind in CLAIMS)

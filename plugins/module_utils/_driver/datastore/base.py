@@ -9,11 +9,11 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from ..._core.errors import UnsupportedAction, VmstoreError
-from ..._core.paths import check_allowed
 from ..._core.records import TYPE_CHECKING, dataclass, field
 from ..._core.words import MODULE, Words
 from ..._model.datastore import Datastore
 from ..info import DriverInfo
+from .image_paths import check_image_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,13 +31,6 @@ OPTION = "attributes.{}".format
 
 #: Upper bound of the time of one operation of a file system in seconds.
 TIMEOUT = 300
-
-#: RESTRICTED_DIRS of every datastore: the directories of the system and its services. The root directory is an
-#: ancestor of these.
-SYSTEM_DIRS = tuple("/bin /boot /dev /etc /lib /lib32 /lib64 /libx32 /proc /root /run /sbin /sys /usr /var".split())
-
-#: Default SAFE_DIRS of a datastore.
-SAFE_DIRS = ("/var/tmp",)
 
 
 @dataclass(frozen=True)
@@ -213,11 +206,7 @@ class DatastoreDriver:
         :raises PathNotAllowed: SAFE_DIRS and RESTRICTED_DIRS don't allow the path. The message has the restricted
             directory.
         """
-        restricted = {*SYSTEM_DIRS, *self.protected, *self.datastore.restricted_dirs, *self.datastore.directories()}
-        safe = self.datastore.safe_dirs or SAFE_DIRS
-        check_allowed(
-            "path", path, safe=safe, restricted=sorted(restricted), safe_option=self.words.safe_dirs, names=names
-        )
+        check_image_path(self.datastore, self.protected, path, *names, safe_option=self.words.safe_dirs)
 
     def prepare(self) -> None:
         """Create the directories that a new datastore needs. A front-end leaves this to the first action."""
@@ -412,8 +401,6 @@ class DatastoreDriver:
 __all__ = [
     "COPY_ATTRIBUTES",
     "OPTION",
-    "SAFE_DIRS",
-    "SYSTEM_DIRS",
     "TIMEOUT",
     "Capacity",
     "CopiedImage",

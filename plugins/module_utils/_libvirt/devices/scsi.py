@@ -13,14 +13,24 @@ from ..domain_xml import devices
 
 #: Number of the disks on a controller that are used here. virtio-scsi has more units.
 _UNITS = 256
+#: The models of a virtio-scsi controller.
+_VIRTIO = ("virtio-scsi", "virtio-transitional", "virtio-non-transitional")
 
 
 def find_scsi_controller(root: ET.Element) -> str | None:
     """Return the index of the first virtio-scsi controller; ``None`` without such a controller."""
-    for controller in _controllers(root):
-        if controller.get("model") in ("virtio-scsi", "virtio-transitional", "virtio-non-transitional"):
-            return controller.get("index")
-    return None
+    found = _find_virtio(root)
+    return None if found is None else found.get("index")
+
+
+def find_scsi_model(root: ET.Element) -> str | None:
+    """Return the model of the first virtio-scsi controller; ``None`` without such a controller."""
+    found = _find_virtio(root)
+    return None if found is None else found.get("model")
+
+
+def _find_virtio(root: ET.Element) -> ET.Element | None:
+    return next((one for one in _controllers(root) if one.get("model") in _VIRTIO), None)
 
 
 def choose_scsi_index(*roots: ET.Element) -> str:
@@ -64,4 +74,10 @@ def _controllers(root: ET.Element) -> list[ET.Element]:
     return [one for one in devices(root).findall("controller") if one.get("type") == "scsi"]
 
 
-__all__ = ["choose_scsi_address", "choose_scsi_index", "create_scsi_controller", "find_scsi_controller"]
+__all__ = [
+    "choose_scsi_address",
+    "choose_scsi_index",
+    "create_scsi_controller",
+    "find_scsi_controller",
+    "find_scsi_model",
+]

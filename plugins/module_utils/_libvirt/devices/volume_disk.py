@@ -11,7 +11,7 @@ recognized by its alias, and all of its properties belong to the declaration.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from ..._core.records import dataclass, fields, replace
 from ..domain_xml import attribute, devices, drop_empty_child, obtain_child, set_attribute
@@ -58,6 +58,8 @@ class VolumeDisk:
     :arg target: the name of the device, such as ``vda``.
     :arg layer: the data; ``None`` for an empty drive.
     :arg backing: the data that an overlay is based on. ``None`` leaves the backing chain to libvirt.
+    :arg is_alone: whether the disk has no backing file, whatever its header names. QEMU could have written any file of
+        the host into the header, and libvirt would open that file to QEMU.
     :arg io_threads: the threads that share the disk's queues.
     :arg reservation: the socket of the helper for persistent reservations, or :data:`MANAGED`.
     :arg pci_address: such as ``0000:81:01.0``.
@@ -69,6 +71,7 @@ class VolumeDisk:
     device: str = "disk"
     layer: DiskLayer | None = None
     backing: DiskLayer | None = None
+    is_alone: bool = False
     model: str | None = None
     cache: str | None = None
     error_policy: str | None = None
@@ -96,15 +99,37 @@ class VolumeDisk:
         """
         chosen = [name for name in _CHOSEN_BY_LIBVIRT if getattr(self, name) is None]
         chosen += ["read_only"] if self.device == "cdrom" else []
+        chosen += [] if self.is_alone else ["is_alone"]
         names = [field.name for field in fields(self)]
         return [name for name in names if name not in chosen and getattr(self, name) != getattr(other, name)]
 
 
-def volume_disks(root: ET.Element) -> Iterator[tuple[ET.Element, VolumeDisk]]:
-    """Yield every disk with an alias of this collection, as element and as data."""
-    for element in devices(root).findall("disk"):
-        if name_of(element) is not None:
-            yield element, read_volume_disk(element)
+def volume_disks(root: ET.Element, adopted: Collection[str] = ()) -> Iterator[tuple[ET.Element, VolumeDisk]]:
+    """Yield every disk with an alias of this collection, as element and as data.
+
+    :arg adopted: names of disks of which a running domain may have the alias that libvirt chose. Such a disk is
+        recognized by its target.
+    """
+    elements = devices(root).findall("disk")
+    taken = {name_of(element) for element in elements}
+    for element in elements:
+        name = disk_name(element)
+        if name_of(element) is not None or (name in adopted and name not in taken):
+            yield element, replace(read_volume_disk(element), name=name)
+
+
+def disk_name(element: ET.Element) -> str:
+    """Return the name in the alias of a disk. A disk without such an alias has the name of its target."""
+    return name_of(element) or attribute(element, "target", "dev") or ""
+
+
+def find_volume_disk(root: ET.Element, name: str) -> ET.Element | None:
+    """Return the disk with the name ``name`` in its alias, or else the one without such an alias and with this target.
+
+    ``None`` is no such disk.
+    """
+    found = [element for element in devices(root).findall("disk") if disk_name(element) == name]
+    return min(found, key=lambda element: name_of(element) is None, default=None)
 
 
 def read_volume_disk(element: ET.Element) -> VolumeDisk:
@@ -119,6 +144,7 @@ def read_volume_disk(element: ET.Element) -> VolumeDisk:
         device=device,
         layer=_read_layer(element, element.get("type"), attribute(element, "driver", "type")),
         backing=_read_backing(element),
+        is_alone=_is_empty_store(element.find("backingStore")),
         model=element.get("model"),
         cache=attribute(element, "driver", "cache"),
         error_policy=attribute(element, "driver", "error_policy"),
@@ -157,6 +183,11 @@ def _read_backing(element: ET.Element) -> DiskLayer | None:
     if found is None or layer is None:
         return None
     return replace(layer, keeps_owner=attribute(found, f"source/{_OWNER_LABEL}", "relabel") == "no")
+
+
+def _is_empty_store(store: ET.Element | None) -> bool:
+    """Return whether the element ends a backing chain."""
+    return store is not None and store.get("type") is None and len(store) == 0
 
 
 def _read_reservation(element: ET.Element) -> str | None:
@@ -199,6 +230,7 @@ def write_volume_disk(element: ET.Element, disk: VolumeDisk) -> None:
         element.set("model", disk.model)
     _write_driver(obtain_child(element, "driver"), disk)
     _write_source(element, disk)
+    _write_end(element, is_alone=disk.is_alone)
     _write_backing(element, disk.backing)
     target = obtain_child(element, "target")
     for name, value in (("dev", disk.target), ("bus", disk.bus), ("tray", disk.tray)):
@@ -252,6 +284,15 @@ def _write_source(element: ET.Element, disk: VolumeDisk) -> None:
 
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
+
+
+def _write_end(element: ET.Element, *, is_alone: bool) -> None:
+    """Let the backing chain end with the disk itself, or not."""
+    store = element.find("backingStore")
+    if is_alone:
+        obtain_child(element, "backingStore").clear()
+    elif store is not None and _is_empty_store(store):
+        element.remove(store)
 
 
 def _write_backing(element: ET.Element, backing: DiskLayer | None) -> None:
@@ -310,6 +351,8 @@ __all__ = [
     "ScsiAddress",
     "VolumeDisk",
     "create_volume_disk",
+    "disk_name",
+    "find_volume_disk",
     "read_volume_disk",
     "volume_disks",
     "write_volume_disk",

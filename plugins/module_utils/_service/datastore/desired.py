@@ -18,10 +18,11 @@ from ..._catalog.vms import VMS
 from ..._core import records
 from ..._core.arguments import ArgumentSpec
 from ..._core.errors import Conflict, DependencyNotFound, InvalidInput, NotFound
-from ..._core.paths import absolute, is_within, real_path
+from ..._core.paths import absolute, is_within
 from ..._core.plan import Action, Plan
 from ..._driver.datastore.attributes import check_values, settings_of
 from ..._driver.datastore.base import TIMEOUT, DatastoreDriver
+from ..._driver.datastore.image_paths import protected_paths
 from ..._driver.datastore.registry import class_for, new_driver
 from ..._driver.info import DriverInfo
 from ..._host.mount.store import is_uuid
@@ -318,15 +319,10 @@ def driver_of(
     :arg may_mount: whether a datastore with NFS_AUTO_ENABLE is mounted when it is needed.
     :arg log: a callable that gets each log line of the driver.
     """
-    protected = {
-        directory
-        for other in (DATASTORES.rows(catalog) if datastores is None else datastores)
-        for directory in other.directories()
-    }
-    protected.add(real_path(catalog.path))
+    known = DATASTORES.rows(catalog) if datastores is None else datastores
     return new_driver(
         datastore,
-        protected=sorted(protected),
+        protected=protected_paths(catalog.path, known),
         settings=settings_of(datastore.attributes),
         timeout=timeout,
         may_mount=may_mount,

@@ -14,7 +14,7 @@ from ..._core.errors import InvalidInput
 from ..._core.paths import absolute, check_allowed
 from ..._core.plan import Action, Plan
 from ..._core.records import dataclass
-from ..._driver.datastore.base import SAFE_DIRS, SYSTEM_DIRS
+from ..._driver.datastore.image_paths import SAFE_DIRS, SYSTEM_DIRS
 from ..image.attached import ImageAttachment, attachments, remove_attachment
 from ..image.attachment import resolve_attachment
 from .catalog_attachment import attach_action

@@ -21,12 +21,12 @@ from ..._catalog.images import IMAGES
 from ..._core.arguments import ArgumentSpec
 from ..._core.errors import CatalogFailed, Conflict, DependencyNotFound, InvalidInput, UnsupportedAction
 from ..._core.plan import Action, Plan
+from ..._driver.datastore.image_paths import check_image_path, protected_paths
 from ..._model.idmap import ID_MAP_OPTION, IdMap, read_id_maps
 from ..._model.image import Image
 from ..._model.mount_names import check_mount_point, check_mount_tag
 from ..._model.names import check_domain, check_host
 from ..catalog import CATALOG_OPTIONS, CatalogService
-from ..datastore.desired import driver_of
 from .attached import ImageAttachment, attachments, record_attachment, remove_attachment
 
 IMAGE_ATTACHMENT_SPEC = ArgumentSpec(
@@ -82,7 +82,7 @@ def resolve_attachment(
             f"The catalog {catalog.path} lacks the datastore {found.datastore_id} of the image {found.name!r}, so "
             "restore it from a backup."
         )
-    driver_of(catalog, datastore).check(found.path)
+    check_image_path(datastore, protected_paths(catalog.path, DATASTORES.rows(catalog)), found.path)
     if read_only is False and found.read_only:
         raise InvalidInput(
             "read_only", read_only, f"the image {found.name!r} is read-only, and so is every attachment of it"

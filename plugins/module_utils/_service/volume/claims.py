@@ -64,7 +64,7 @@ class Claims:
         if self._given is not None:
             for name, claim in self._given:
                 if reference in (name, claim.name):
-                    return claim
+                    return _with_known_format(path, claim)
             raise DependencyNotFound(f"{path}: there is no image {reference!r} in the option 'claims'.")
         image = None
         if catalog_exists(self._catalog):
@@ -75,7 +75,31 @@ class Claims:
                 f"{path}: there is no image {reference!r} in the catalog {self._catalog}; on a host without the "
                 "catalog, the option 'claims' has the images."
             )
-        return _claim_of(image)
+        return _with_known_format(path, _claim_of(image))
+
+    def by_path(self) -> dict[str, Claim]:
+        """Return the images by their paths. Without a catalog, there are none."""
+        if self._given is not None:
+            found = [claim for _id, claim in self._given]
+        elif catalog_exists(self._catalog):
+            with read_catalog(self._catalog, missing_ok=False) as catalog:
+                found = [_claim_of(image) for image in IMAGES.rows(catalog)]
+        else:
+            found = []
+        return {claim.path: claim for claim in found}
+
+
+def _with_known_format(path: str, claim: Claim) -> Claim:
+    """Return a claim that a volume can have.
+
+    The format of an image that no volume uses is never checked.
+
+    :raises InvalidInput: QEMU can't have an image of this format as a disk here.
+    """
+    formats = (*DISK_FORMATS, "dir")
+    if claim.format not in formats:
+        raise InvalidInput(f"{path}.format", claim.format, f"one of {', '.join(formats)} is expected")
+    return claim
 
 
 def _claim_of(image: Image) -> Claim:
@@ -94,10 +118,6 @@ def _read_given(place: int, data: Mapping[str, Any]) -> tuple[str, Claim]:
             )
     identity = str(found.pop("id"))
     absolute(f"{option}.path", str(found["path"]))
-    if found["format"] not in (*DISK_FORMATS, "dir"):
-        raise InvalidInput(
-            f"{option}.format", found["format"], f"one of {', '.join((*DISK_FORMATS, 'dir'))} is expected"
-        )
     return identity, Claim(**found)  # type: ignore[arg-type]
 
 

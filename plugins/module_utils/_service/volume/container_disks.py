@@ -12,7 +12,7 @@ from typing import Any
 from ..._core.plan import Action
 from ..._core.records import dataclass
 from ..._image.container.cache import ContainerDiskCache, DiskRequest
-from ..._image.container.store import CachedDisk
+from ..._image.container.store import CachedDisk, DiskStore
 from ..._image.volume_files import VolumeDirectory
 from ..._libvirt.devices.volume_disk import DiskLayer
 from ..._model.domain_volumes import DomainVolumes
@@ -42,7 +42,7 @@ class ContainerDisks:
     """The bases of the container disks of one domain.
 
     :arg directory: the directory with the domain's overlays.
-    :arg is_running: whether the overlays are in use, so that they stay as they are.
+    :arg is_in_use: whether a guest goes on with the overlays, so that they stay as they are.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class ContainerDisks:
         spec: DomainVolumes,
         directory: VolumeDirectory,
         *,
-        is_running: bool,
+        is_in_use: bool,
     ) -> None:
         self._cache = cache
         self._options = options
         self._secrets = spec.secrets
         self._directory = directory
-        self._is_running = is_running
+        self._is_in_use = is_in_use
         self._requests = {
             volume.name: self._request(place, volume.source)
             for place, volume in enumerate(spec.volumes)
@@ -67,7 +67,7 @@ class ContainerDisks:
 
     def _is_settled(self, name: str, source: ContainerDisk) -> bool:
         """Return whether an overlay exists that this run doesn't make anew."""
-        return (self._is_running or source.persistent) and f"{name}.qcow2" in self._directory.names()
+        return (self._is_in_use or source.persistent) and f"{name}.qcow2" in self._directory.names()
 
     def _request(self, place: int, source: ContainerDisk) -> DiskRequest:
         """Return the request for an image.
@@ -125,8 +125,20 @@ class ContainerDisks:
         return found, actions
 
     def _state(self, disk: CachedDisk) -> LayerState:
-        layer = DiskLayer(self._cache.store.file(disk.checksum), False, disk.format, keeps_owner=True)
-        return LayerState(layer, disk.virtual_size, False, BlockSize(512, 512))
+        return LayerState(_layer_of(self._cache.store, disk), disk.virtual_size, False, BlockSize(512, 512))
 
 
-__all__ = ["ContainerDisks", "PullOptions"]
+def read_cached(store: DiskStore) -> dict[str, DiskLayer]:
+    """Return the disks in a cache by path.
+
+    :raises FileAccessFailed: the cache can't be read.
+    """
+    layers = (_layer_of(store, disk) for disk in store.read_records())
+    return {layer.path: layer for layer in layers}
+
+
+def _layer_of(store: DiskStore, disk: CachedDisk) -> DiskLayer:
+    return DiskLayer(store.file(disk.checksum), False, disk.format, keeps_owner=True)
+
+
+__all__ = ["ContainerDisks", "PullOptions", "read_cached"]

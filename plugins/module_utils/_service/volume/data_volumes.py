@@ -10,11 +10,10 @@ import base64
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ..._catalog.catalog import catalog_exists, read_catalog
-from ..._catalog.datastores import DATASTORES
 from ..._catalog.images import IMAGES
 from ..._core.errors import DependencyNotFound, InvalidInput, UnsupportedAction, os_errors
 from ..._core.plan import Action, Plan
@@ -34,6 +33,8 @@ from ..image.options import IMAGE_OPTIONS
 from .container_disks import PullOptions
 from .texts import read_keyed_data
 
+#: The datastore of a template without a storage class. Each catalog begins with it.
+DEFAULT_DATASTORE = "default"
 #: The keys of a secret with the user and the password for a server (CDI).
 _USER, _PASSWORD = "accessKeyId", "secretKey"
 
@@ -79,6 +80,11 @@ class DataVolumes:
         with read_catalog(self._catalog, missing_ok=False) as catalog:
             return [(place, one) for place, one in templates if IMAGES.find(catalog, one.name) is None]
 
+    @property
+    def imported(self) -> frozenset[str]:
+        """Return the names of the images that this run imports. An image that existed belongs to somebody else."""
+        return frozenset(template.name for _place, template in self._missing)
+
     def look(self) -> list[Action]:
         """Return the imports that are missing, without a change.
 
@@ -89,8 +95,8 @@ class DataVolumes:
             if isinstance(template.source, RegistryImport):  # the disk isn't pulled in check mode
                 actions.append(Action("import image", template.name, None, {"url": template.source.url}))
             else:
-                with self._service(place, template) as service:
-                    actions += service.dry_run().actions
+                with contextlib.ExitStack() as stack:
+                    actions += self._service(place, template, stack).dry_run().actions
         return actions
 
     def create(self) -> list[Action]:
@@ -100,8 +106,8 @@ class DataVolumes:
         """
         actions = []
         for place, template in self._missing:
-            with self._service(place, template) as service:
-                actions += service.converge().actions
+            with contextlib.ExitStack() as stack:
+                actions += self._service(place, template, stack).converge().actions
         return actions
 
     def remove_outdated(self, *, is_dry_run: bool) -> list[Action]:
@@ -126,48 +132,38 @@ class DataVolumes:
         service.log = self._log
         return service
 
-    @contextlib.contextmanager
-    def _service(self, place: int, template: DataVolumeTemplate) -> Iterator[ImageService]:
-        """Yield the service that creates the image of a template. It can run within the block."""
+    def _service(self, place: int, template: DataVolumeTemplate, stack: contextlib.ExitStack) -> ImageService:
+        """Return the service that creates the image of a template.
+
+        :arg stack: removes the temporary files of the service.
+        """
         path = f"data_volume_templates[{place}]"
         if template.volume_mode == BLOCK:
             raise UnsupportedAction(
                 f"{path}.spec.storage.volume_mode: images are files; a block device of the host is a host_disk."
             )
-        with self._data_options(path, template) as data:
-            image = {
-                "name": template.name,
-                "datastore": template.datastore or self._only_datastore(path),
-                "type": "os" if "path" in data or "url" in data or "clone_from" in data else "datablock",
-                "persistent": True,
-                "sparse": not template.is_thick,
-                **data,
-            }
-            yield self._image_service([image])
+        data = self._data_options(path, template, stack)
+        image = {
+            "name": template.name,
+            "datastore": template.datastore or DEFAULT_DATASTORE,
+            "type": "datablock" if "size" in data else "os",
+            "persistent": True,
+            "sparse": not template.is_thick,
+            **data,
+        }
+        return self._image_service([image])
 
-    def _only_datastore(self, path: str) -> str:
-        """Return the only datastore for images."""
-        with read_catalog(self._catalog, missing_ok=False) as catalog:
-            names = [one.name for one in DATASTORES.rows(catalog) if one.type == "image"]
-        if len(names) != 1:
-            accepted = f"the name of a datastore for images is expected ({', '.join(names) or 'there is none'})"
-            raise InvalidInput(f"{path}.spec.storage.storage_class_name", None, accepted)
-        return names[0]
-
-    @contextlib.contextmanager
-    def _data_options(self, path: str, template: DataVolumeTemplate) -> Iterator[dict[str, Any]]:
-        """Yield the options of ``image`` for the data of a template."""
+    def _data_options(self, path: str, template: DataVolumeTemplate, stack: contextlib.ExitStack) -> dict[str, Any]:
+        """Return the options of ``image`` for the data of a template."""
         source = template.source
         if isinstance(source, ClaimImport):
-            yield {"clone_from": source.name}
-        elif isinstance(source, HttpImport):
-            with self._ca_file(source.ca) as ca_path:
-                yield {"url": source.url, "headers": self._headers(source) or None, "ca_path": ca_path}
-        elif isinstance(source, RegistryImport):
-            with self._ca_file(source.ca) as ca_path:
-                yield {"path": self._pulled(path, source, ca_path)}
-        else:
-            yield {"size": f"{-(-(template.size or 0) // MIB)}", "format": "raw"}
+            return {"clone_from": source.name}
+        if isinstance(source, HttpImport):
+            ca_path = self._ca_file(source.ca, stack)
+            return {"url": source.url, "headers": self._headers(source) or None, "ca_path": ca_path}
+        if isinstance(source, RegistryImport):
+            return {"path": self._pulled(path, source, self._ca_file(source.ca, stack))}
+        return {"size": f"{-(-(template.size or 0) // MIB)}", "format": "raw"}
 
     def _pulled(self, path: str, source: RegistryImport, ca_path: str | None) -> str:
         """Return the path of the disk in a container image, which is pulled first."""
@@ -209,18 +205,17 @@ class DataVolumes:
             raise InvalidInput("secrets", secret, f"a secret with the keys {_USER} and {_PASSWORD} is expected")
         return data[_USER].decode("utf-8", "replace"), data[_PASSWORD].decode("utf-8", "replace")
 
-    @contextlib.contextmanager
-    def _ca_file(self, config_map: str | None) -> Iterator[str | None]:
-        """Yield the path of a file with all certificates of a config map."""
+    def _ca_file(self, config_map: str | None, stack: contextlib.ExitStack) -> str | None:
+        """Return the path of a file with all certificates of a config map. ``stack`` removes the file."""
         if config_map is None:
-            yield None
-            return
+            return None
         data = b"\n".join(read_keyed_data(self._spec.config_maps[config_map]).values())
-        with os_errors("make a file for certificates"), tempfile.TemporaryDirectory(prefix="vmstore-ca-") as scratch:
+        with os_errors("make a file for certificates"):
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="vmstore-ca-"))
             path = os.path.join(scratch, "ca.pem")
             with open(path, "wb") as file:
                 file.write(data)
-            yield path
+        return path
 
 
 __all__ = ["DataVolumes"]

@@ -25,24 +25,26 @@ from ..._libvirt.domain_xml import devices as devices_of
 from ..._libvirt.domain_xml import require_child
 from ..._libvirt.edit import DefinitionEdit
 from ..._volume.conversion import DomainDevices
+from .domain_facts import format_cpu_set, parse_cpu_set
 from .same_data import differences
 
 #: Fields whose change needs a new device, because the old address or name doesn't fit any more.
-_PLACE = {"target", "bus", "device", "scsi_address"}
+PLACE = {"target", "bus", "device", "scsi_address"}
 
 
 def edit_definition(
-    edit: DefinitionEdit, devices: DomainDevices, record: VolumeRecord, *, scsi_controller: int
+    edit: DefinitionEdit, devices: DomainDevices, record: VolumeRecord, *, scsi_controller: int, other_io_threads: int
 ) -> None:
     """Give the definition exactly the devices of a declaration.
 
     :arg record: the new record. It has the filesystems, too, which are devices of another service.
     :arg scsi_controller: the index of the controller for disks on SCSI.
+    :arg other_io_threads: the number of threads for input and output that other devices need.
     """
-    recorded = read_record(edit.root).names
+    old = read_record(edit.root)
     wanted = {disk.name: disk for disk in devices.disks}
     for element, disk in list(volume_disks(edit.root)):
-        if disk.name in recorded and disk.name not in wanted:
+        if disk.name in old.names and disk.name not in wanted:
             edit.remove_device(element)
     if devices.scsi_model is not None and find_scsi_controller(edit.root) is None:
         edit.add_device(create_scsi_controller(str(scsi_controller), devices.scsi_model))
@@ -50,7 +52,11 @@ def edit_definition(
         _edit_disk(edit, disk)
     threads = devices.io_threads
     if threads.count and (threads.pins or count_io_threads(edit.root) != threads.count):
-        set_io_threads(edit.root, threads.count, threads.pins)
+        # libvirt writes sets in its own form, and would seem to change others.
+        pins = {number: format_cpu_set(parse_cpu_set(pin)) for number, pin in threads.pins.items()}
+        set_io_threads(edit.root, threads.count, pins)
+    elif not threads.count and old.io_threads and count_io_threads(edit.root) == old.io_threads:
+        set_io_threads(edit.root, other_io_threads, {})
     _edit_channel(edit, is_wanted=devices.has_metrics_port)
     _edit_boot_devices(edit.root)
     write_record(edit.root, record)
@@ -62,7 +68,7 @@ def _edit_disk(edit: DefinitionEdit, disk: VolumeDisk) -> None:
         edit.add_device(create_volume_disk(disk))
         return
     changed = set(differences(disk, read_volume_disk(element)))
-    if changed & _PLACE:
+    if changed & PLACE:
         edit.remove_device(element)
         edit.add_device(create_volume_disk(disk))
     elif changed:
@@ -99,4 +105,4 @@ def definition_action(edit: DefinitionEdit) -> Action:
     return Action("change definition", f"domain {edit.domain.name!r}", before, after, edit.apply, edit.undo)
 
 
-__all__ = ["definition_action", "edit_definition"]
+__all__ = ["PLACE", "definition_action", "edit_definition"]

@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from ..._core.errors import InvalidInput
 from ..._libvirt.devices.alias import name_of
 from ..._libvirt.devices.filesystem import tags
 from ..._libvirt.devices.scsi import choose_scsi_index, find_scsi_controller
+from ..._libvirt.devices.volume_disk import disk_name, find_volume_disk
 from ..._libvirt.domain_xml import attribute, devices
 from ..._volume.facts import DomainFacts
 
@@ -23,18 +24,26 @@ SCHEMA, _GRANULARITY = "/usr/share/libvirt/schemas/domaincommon.rng", "discard_g
 
 
 def read_domain_facts(
-    defined: ET.Element, running: ET.Element | None, own: Collection[str], libvirt: tuple[int, int, int]
+    defined: ET.Element,
+    running: ET.Element | None,
+    declared: Collection[str],
+    recorded: Collection[str],
+    libvirt: tuple[int, int, int],
 ) -> DomainFacts:
     """Return the facts about a domain.
 
     :arg running: the XML of the running domain; ``None`` while it is off.
-    :arg own: the names of the disks and filesystems that are declared, or were declared by the last run.
+    :arg declared: the names of the disks and filesystems that are declared.
+    :arg recorded: those that were declared by the last run. A running domain may still have their disks.
     :arg libvirt: the version of libvirt.
     """
-    others = [element for element in devices(defined) if not _is_own(element, own)]
-    disks = [element for element in devices(defined).findall("disk") if _is_own(element, own)]
+    own = {*declared, *recorded}
+    disks = [element for element in _find_disks(defined, own) if name_of(element) is not None]
     roots = [root for root in (defined, running) if root is not None]
-    foreign = [element for root in roots for element in devices(root) if not _is_own(element, own)]
+    # libvirt has chosen the alias of a disk that was adopted while the domain runs.
+    mine = {*disks, *([] if running is None else _find_disks(running, declared))}
+    foreign = [element for root in roots for element in devices(root) if element not in mine]
+    others = [element for element in devices(defined) if element not in mine]
     controller = find_scsi_controller(defined)
     index = int(choose_scsi_index(*roots) if controller is None else controller)
     pinned = _pinned_cpus(defined)
@@ -43,7 +52,7 @@ def read_domain_facts(
         arch=attribute(defined, "os/type", "arch") or "x86_64",
         machine=attribute(defined, "os/type", "machine") or "",
         vcpus=_count_vcpus(defined),
-        targets={name_of(disk) or "": attribute(disk, "target", "dev") or "" for disk in disks},
+        targets={disk_name(disk): attribute(disk, "target", "dev") or "" for disk in disks},
         other_targets=frozenset(attribute(one, "target", "dev") or "" for one in foreign if one.tag == "disk"),
         other_boot_orders={int(attribute(one, "boot", "order") or 0): _describe(one) for one in _booted(others)},
         other_serials={one.findtext("serial") or "": _describe(one) for one in others if one.findtext("serial")},
@@ -58,8 +67,9 @@ def read_domain_facts(
     )
 
 
-def _is_own(element: ET.Element, own: Collection[str]) -> bool:
-    return element.tag == "disk" and name_of(element) in own
+def _find_disks(root: ET.Element, names: Collection[str]) -> list[ET.Element]:
+    found = (find_volume_disk(root, name) for name in names)
+    return [element for element in found if element is not None]
 
 
 def _count_vcpus(root: ET.Element) -> int:
@@ -122,4 +132,15 @@ def parse_cpu_set(text: str | None) -> tuple[int, ...]:
     return tuple(sorted(set(found)))
 
 
-__all__ = ["parse_cpu_set", "read_domain_facts"]
+def format_cpu_set(processors: Sequence[int]) -> str:
+    """Return a set of processors as libvirt writes it, such as ``0-3,8``."""
+    parts: list[list[int]] = []
+    for processor in sorted(processors):
+        if parts and parts[-1][-1] == processor - 1:
+            parts[-1].append(processor)
+        else:
+            parts.append([processor])
+    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+__all__ = ["format_cpu_set", "parse_cpu_set", "read_domain_facts"]

@@ -19,7 +19,7 @@ from ..._core.records import dataclass, replace
 from ..._host.ids.idmap_check import host_id
 from ..._host.passing import let_only_pass
 from ..._host.text_directory import TextDirectory
-from ..._image.volume_files import DIRECTORY_MODE
+from ..._image.volume_files import make_passable
 from ..._libvirt.connection import Hypervisor
 from ..._libvirt.devices.filesystem import VirtioFs
 from ..._model.domain_volumes import DomainVolumes
@@ -94,7 +94,7 @@ class DomainFilesystems:
 
     def _removal_action(self, name: str) -> Action:
         directory = TextDirectory(self._text_path(name))
-        return Action("remove files", directory.path, {"exists": True}, None, finish=lambda: directory.remove())
+        return Action("remove files", directory.path, {"exists": True}, None, finish=directory.remove)
 
     def _texts_of(self, filesystem: FilesystemSpec) -> Mapping[str, bytes] | None:
         return self.files.files_of(self._source_of(filesystem))
@@ -120,7 +120,7 @@ class DomainFilesystems:
     def _export_spec(self, filesystem: FilesystemSpec) -> ExportSpec:
         source = self._source_of(filesystem)
         is_claim = isinstance(source, (PersistentVolumeClaim, DataVolume))
-        place = self._claim_options(filesystem.name, source) if is_claim else self._text_options(filesystem.name)
+        place = self._claim_options(filesystem, source) if is_claim else self._text_options(filesystem.name)
         spec = parse_options({**self._options(filesystem.name), **_tunables(filesystem), **place})
         return replace(
             spec,
@@ -139,15 +139,15 @@ class DomainFilesystems:
             read_only = False
         return {"source": self._text_path(name), "read_only": read_only}
 
-    def _claim_options(self, name: str, source: PersistentVolumeClaim | DataVolume) -> dict[str, Any]:
-        path = f"volumes.{name}.{source_option(source)}"
+    def _claim_options(self, filesystem: FilesystemSpec, source: PersistentVolumeClaim | DataVolume) -> dict[str, Any]:
+        path = f"volumes.{filesystem.name}.{source_option(source)}"
         reference = source.name if isinstance(source, DataVolume) else source.claim_name
         claim = self.claims.find(path, reference)
         if not claim.is_directory:
             raise InvalidInput(path, reference, "an image of the type filesystem is expected, and this one is a disk")
         read_only = {"read_only": True} if isinstance(source, PersistentVolumeClaim) and source.read_only else {}
         if self.claims.are_given:
-            return {"source": claim.path, "read_only": claim.read_only, **read_only}
+            return {"source": claim.path, "read_only": claim.read_only or filesystem.read_only, **read_only}
         return {"image": claim.name, **read_only}
 
     def _options(self, name: str) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def _make_around(path: str, passing: Collection[int]) -> None:
     """Create the directory around directories with texts."""
     around = os.path.dirname(path)
     with os_errors(f"make the directory {around}"):
-        os.makedirs(os.path.dirname(around), mode=DIRECTORY_MODE, exist_ok=True)
+        make_passable(os.path.dirname(around))
         with contextlib.suppress(FileExistsError):
             os.mkdir(around, 0o700)
         let_only_pass(around, passing)

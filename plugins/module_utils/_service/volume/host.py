@@ -15,14 +15,18 @@ from .writers import read_writers
 
 
 class VolumesHost:
-    """The libvirt at ``uri``, and what all of its domains have in common."""
+    """The libvirt at ``uri``, and what all of its domains have in common.
 
-    def __init__(self, uri: str) -> None:
+    :arg read_only: opens a connection that changes nothing.
+    """
+
+    def __init__(self, uri: str, *, read_only: bool = False) -> None:
         self.uri = uri
+        self._read_only = read_only
 
     @functools.cached_property
     def hypervisor(self) -> Hypervisor:
-        return Hypervisor(self.uri)
+        return Hypervisor(self.uri, read_only=self._read_only)
 
     @functools.cached_property
     def version(self) -> tuple[int, int, int]:

@@ -40,7 +40,7 @@ class OneDomain(Service):
         volumes = planner.data_volumes(self.log)
         before = [*pulls, *volumes.look()]
         try:
-            planner.plan_all(bases)
+            planner.plan_all(bases, volumes.imported)
         except DependencyMissing as error:
             if not before:
                 raise
@@ -73,10 +73,10 @@ class OneDomain(Service):
         Images are pulled and imported before the lock is taken, because that takes long and changes no domain.
         """
         self.will_run = True
-        bases, before = self._obtain_images() if self._has_images else ({}, [])
+        bases, before, imported = self._obtain_images() if self._has_images else ({}, [], frozenset())
         with self.exclusive():
             plan, planner = self._begin()
-            planner.plan_all(bases)
+            planner.plan_all(bases, imported)
             plan.run()
         if plan.changed:
             self._host.forget()
@@ -92,11 +92,14 @@ class OneDomain(Service):
         keys = {key for one in declared.get("volumes", ()) if isinstance(one, Mapping) for key in one}
         return bool(keys & {"container_disk", "containerDisk"} or declared.get("data_volume_templates"))
 
-    def _obtain_images(self) -> tuple[dict[str, LayerState], list[Action]]:
-        """Pull and import what is missing. Return the bases of container disks, and what was done."""
+    def _obtain_images(self) -> tuple[dict[str, LayerState], list[Action], frozenset[str]]:
+        """Pull and import what is missing. Return the bases of container disks, what was done, and the names of the
+        imported images.
+        """
         _plan, planner = self._begin()
         bases, pulls = planner.container_disks(self.log).obtain()
-        return bases, [*pulls, *planner.data_volumes(self.log).create()]
+        volumes = planner.data_volumes(self.log)
+        return bases, [*pulls, *volumes.create()], volumes.imported
 
 
 __all__ = ["OneDomain"]

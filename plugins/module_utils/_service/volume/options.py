@@ -104,6 +104,8 @@ class VolumesOptions:
 def parse_domains(options: Mapping[str, Any]) -> list[VolumesOptions]:
     """Return the options of each domain of the list ``domains``. Other options are those of all domains.
 
+    Images for claims are those of all domains, too, unless a domain has its own.
+
     :raises InvalidInput: an option is invalid, or a domain is twice in the list.
     """
     common = {name: value for name, value in options.items() if name not in DOMAIN_OPTIONS}
@@ -113,7 +115,8 @@ def parse_domains(options: Mapping[str, Any]) -> list[VolumesOptions]:
             raise InvalidInput(f"domains[{place}].domain", None, "the name or UUID of a domain is expected")
         if one["domain"] in [other.domain for other in found]:
             raise InvalidInput(f"domains[{place}].domain", one["domain"], "each domain is expected once")
-        found.append(parse_options({**common, **one}))
+        claims = options["claims"] if one["claims"] is None else one["claims"]
+        found.append(parse_options({**common, **one, "claims": claims}))
     return found
 
 

@@ -9,37 +9,39 @@ from __future__ import annotations
 import functools
 import os
 import socket
-import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ..._core.plan import Action
+from ..._core.plan import Action, nothing
 from ..._image.container.cache import ContainerDiskCache
 from ..._image.container.store import DiskStore
 from ..._image.volume_files import VolumeDirectory, grow_file
 from ..._libvirt.connection import Domain
 from ..._libvirt.devices.filesystem import tags
-from ..._libvirt.devices.volume_disk import VolumeDisk, volume_disks
+from ..._libvirt.devices.volume_disk import DiskLayer, VolumeDisk, volume_disks
 from ..._libvirt.devices.volume_record import VolumeRecord, read_record
-from ..._libvirt.domain_xml import attribute, devices, parse
+from ..._libvirt.domain_xml import parse
 from ..._libvirt.edit import SAVED_STATE, DefinitionEdit
 from ..._model.metrics import metrics_file
+from ..._model.volume_sources import ContainerDisk
 from ..._volume.admission.declaration import accept_declaration
 from ..._volume.connection import connect_disks
 from ..._volume.conversion import convert
-from ..._volume.facts import DomainFacts
 from ..._volume.media import GuestFiles, Identity, tagged_devices
+from .adoption import adopt_disks, check_adopted
 from .claims import Claims
-from .container_disks import ContainerDisks
+from .container_disks import ContainerDisks, read_cached
 from .data_volumes import DataVolumes
 from .definition import definition_action, edit_definition
 from .domain_facts import read_domain_facts
+from .files_in_use import disk_paths
 from .filesystems import DIRECTORY, DomainFilesystems
 from .host import VolumesHost
 from .layers import LayerState
 from .options import VolumesOptions
 from .plan import VolumesPlan
 from .running import RunningVolumes, plan_growth
+from .same_disk import refuse_shared_data, refuse_snapshots
 from .sources import Source, SourcePlanner, VolumeWorld
 from .texts import read_keyed_data
 from .writers import DiskWriters
@@ -60,25 +62,38 @@ class DomainPlanner:
         text = domain.running_xml()
         self._running_text = text
         self._running = None if text is None else parse(text)
+        saved = domain.saved_xml() if text is None else None
+        #: The XML of a state that the next start resumes.
+        self._saved = None if saved is None else parse(saved)
         self._record = read_record(self._edit.root)
-        self._facts = self._read_facts()
+        declared = self._declared_names()
+        self._adopted = adopt_disks(self._edit.root, declared)
+        self._facts = read_domain_facts(self._edit.root, self._running, declared, self._record.names, host.version)
         self._spec = accept_declaration(self._options.declaration, self._facts)
         self._directory = VolumeDirectory(os.path.join(self._options.directory, domain.uuid), host.owner)
         self._metrics = VolumeDirectory(os.path.dirname(metrics_file(domain.uuid)), host.owner)
 
-    def _read_facts(self) -> DomainFacts:
-        declared = {
+    def _declared_names(self) -> set[str]:
+        return {
             str(one.get("name"))
             for option in ("disks", "filesystems", "volumes")
             for one in self._options.declaration.get(option, [])
             if isinstance(one, Mapping)
         }
-        return read_domain_facts(self._edit.root, self._running, declared | self._record.names, self._host.version)
 
     def container_disks(self, log: Callable[[str], object]) -> ContainerDisks:
         """Return the disks in container images that the declaration names."""
-        is_running = self._running is not None
-        return ContainerDisks(self._cache(log), self._options.pull, self._spec, self._directory, is_running=is_running)
+        is_in_use = self._is_in_use
+        return ContainerDisks(self._cache(log), self._options.pull, self._spec, self._directory, is_in_use=is_in_use)
+
+    @property
+    def _is_in_use(self) -> bool:
+        """Return whether a guest goes on with the present data: it runs, or the next start resumes it."""
+        return self._running is not None or self._saved is not None
+
+    @property
+    def _has_container_disks(self) -> bool:
+        return any(isinstance(volume.source, ContainerDisk) for volume in self._spec.volumes)
 
     def data_volumes(self, log: Callable[[str], object]) -> DataVolumes:
         """Return the images that the declaration imports."""
@@ -88,10 +103,11 @@ class DomainPlanner:
     def _cache(self, log: Callable[[str], object]) -> ContainerDiskCache:
         return ContainerDiskCache(DiskStore(self._options.cache), log)
 
-    def plan_all(self, container_disks: Mapping[str, LayerState]) -> None:
+    def plan_all(self, container_disks: Mapping[str, LayerState], imported: Collection[str]) -> None:
         """Plan the data of all volumes, the definition, the running domain, and the filesystems.
 
         :arg container_disks: the cached disks of container images, by the name of the volume.
+        :arg imported: the names of the images that this run imports. They go with the domain.
         """
         disks = connect_disks(self._spec, self._facts)
         places = {volume.name: place for place, volume in enumerate(self._spec.volumes)}
@@ -102,23 +118,37 @@ class DomainPlanner:
         names = [filesystem.name for filesystem in self._spec.filesystems]
         # Filesystems are exports, whose service knows the rest about their devices.
         converted = convert(self._spec, self._facts, facts, dict.fromkeys(names, ""))
+        check_adopted(self._domain.name, self._adopted, converted.disks)
+        live = {} if self._running is None else {disk.name: disk for _element, disk in volume_disks(self._running)}
+        refuse_snapshots(converted.disks, world.defined, live)
         for source in sources.values():
             self._plan.actions += source.actions
             self._plan.warnings += source.warnings
         self._plan_filesystems(world)
         record = VolumeRecord(
             frozenset([*(disk.name for disk in disks), *names]),
-            frozenset(one.name for one in self._spec.data_volume_templates),
+            frozenset(one.name for one in self._spec.data_volume_templates) & {*self._record.data_volumes, *imported},
+            converted.io_threads.count,
         )
-        edit_definition(self._edit, converted, record, scsi_controller=self._facts.scsi_controller)
+        edit_definition(
+            self._edit,
+            converted,
+            record,
+            scsi_controller=self._facts.scsi_controller,
+            other_io_threads=self._facts.other_io_threads,
+        )
+        refuse_shared_data(converted.disks, self._edit.root)
         if self._edit.is_change:
             self._plan.actions.append(definition_action(self._edit))
         self._plan_growth(converted.disks, sources)
+        released: Collection[str] = ()
         if self._running_text is not None:
-            RunningVolumes(self._plan, self._domain, self._running_text).plan(converted, self._record.names)
-        elif self._edit.is_change and self._domain.saved_xml() is not None:
+            running = RunningVolumes(self._plan, self._domain, self._running_text)
+            running.plan(converted, self._record.names)
+            released = running.released
+        elif self._edit.is_change and self._saved is not None:
             self._plan.restart_for(SAVED_STATE)
-        self._plan_purge(converted.disks)
+        self._plan_purge(converted.disks, released)
         self._plan.result.update(
             domain=self._domain.name,
             disks=[
@@ -158,20 +188,24 @@ class DomainPlanner:
         tags = {disk.name: disk.tag for disk in self._spec.disks if disk.tag is not None}
         return VolumeWorld(
             directory=self._directory,
-            is_running=self._running is not None,
+            is_in_use=self._is_in_use,
             defined=defined,
-            files_in_use=frozenset(_disk_paths(self._edit.root) | _disk_paths(self._running)),
+            files_in_use=frozenset(disk_paths(self._edit.root) | self._held_paths()),
             files=GuestFiles(self._spec, identity, read_keyed_data, tagged_devices(list(defined.values()), tags)),
             claims=Claims(self._options.catalog, self._options.claims),
             writers=DiskWriters(self._host.writers, self._domain.name),
             container_disks=container_disks,
             templates={one.name: one for one in self._spec.data_volume_templates},
             metrics=self._metrics,
+            cached=read_cached(DiskStore(self._options.cache)) if self._has_container_disks else {},
+            own_directories=(self._options.directory, self._options.cache),
         )
 
     def _plan_growth(self, disks: tuple[VolumeDisk, ...], sources: Mapping[str, Source]) -> None:
         """Plan the growth of existing data: by QEMU where a domain runs, else in the file."""
-        running = {} if self._running is None else {disk.name: disk for _element, disk in volume_disks(self._running)}
+        names = {disk.name for disk in disks}
+        found = [] if self._running is None else volume_disks(self._running, names)
+        running = {disk.name: disk for _element, disk in found}
         for disk in disks:
             source = sources.get(disk.name)
             if source is None or source.current is None or disk.layer is None:
@@ -180,11 +214,20 @@ class DomainPlanner:
                 action = plan_growth(self._domain, disk, source.current, source.size, running)
                 self._plan.actions += [] if action is None else [action]
             elif source.size > source.current:
-                self._plan.actions.append(_file_growth(disk, source))
+                self._plan.actions.append(_file_growth(disk.layer, source))
 
-    def _plan_purge(self, disks: tuple[VolumeDisk, ...]) -> None:
-        """Plan the removal of files that no disk has any more. Those of undeclared volumes stay without ``purge``."""
-        kept = {*(disk.layer.path for disk in disks if disk.layer is not None), self._directory.path_of(DIRECTORY)}
+    def _held_paths(self) -> set[str]:
+        """Return the files that the running domain, or its saved state, needs."""
+        return disk_paths(self._running) | disk_paths(self._saved)
+
+    def _plan_purge(self, disks: tuple[VolumeDisk, ...], released: Collection[str]) -> None:
+        """Plan the removal of files that no disk has any more. Those of undeclared volumes stay without ``purge``, and
+        all that a guest still needs stay.
+
+        :arg released: files that the running domain loses by this plan.
+        """
+        wanted = {disk.layer.path for disk in disks if disk.layer is not None}
+        kept = {*wanted, self._directory.path_of(DIRECTORY), *(self._held_paths() - set(released))}
         names = [name for name in self._directory.names() if self._directory.path_of(name) not in kept]
         # Small media are made from the declaration alone, and can have secrets.
         outdated = [name for name in names if self._options.purge or name.endswith(".iso")]
@@ -197,8 +240,9 @@ class DomainPlanner:
         path = directory.path_of(name)
 
         def remove() -> str | None:
-            if path in _disk_paths(parse(self._domain.running_xml() or "<domain><devices/></domain>")):
-                return "the running domain still has the file"
+            text = self._domain.running_xml() or self._domain.saved_xml()
+            if text is not None and path in disk_paths(parse(text)):
+                return "the running domain or its saved state still has the file"
             directory.remove([name])
             directory.remove_if_empty()
             return None
@@ -206,24 +250,12 @@ class DomainPlanner:
         return Action("remove file", path, {"exists": True}, None, finish=remove)
 
 
-def _file_growth(disk: VolumeDisk, source: Source) -> Action:
-    layer = disk.layer
-    assert layer is not None
-
+def _file_growth(layer: DiskLayer, source: Source) -> Action:
     def grow() -> Any:
         grow_file(layer.path, layer.format, source.size, sparse=not source.facts.is_thick)
-        return lambda: None  # a file that grew isn't cut again
+        return nothing  # a file that grew isn't cut again
 
     return Action("grow disk", layer.path, {"size": source.current}, {"size": source.size}, prepare=(grow,))
-
-
-def _disk_paths(root: ET.Element | None) -> set[str]:
-    if root is None:
-        return set()
-    paths = (
-        attribute(disk, "source", "file") or attribute(disk, "source", "dev") for disk in devices(root).findall("disk")
-    )
-    return {path for path in paths if path is not None}
 
 
 __all__ = ["DomainPlanner"]

@@ -9,24 +9,31 @@ from __future__ import annotations
 import copy
 import functools
 import xml.etree.ElementTree as ET
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from ..._core.plan import Action
 from ..._core.records import replace
 from ..._libvirt.connection import Domain
-from ..._libvirt.devices.alias import name_of
 from ..._libvirt.devices.disk import LIVE_BUSES
 from ..._libvirt.devices.io_threads import count_io_threads
 from ..._libvirt.devices.metrics_channel import find_metrics_channel
 from ..._libvirt.devices.pci import has_free_slot
 from ..._libvirt.devices.scsi import create_scsi_controller, find_scsi_controller
-from ..._libvirt.devices.volume_disk import VolumeDisk, create_volume_disk, read_volume_disk, volume_disks
+from ..._libvirt.devices.volume_disk import (
+    VolumeDisk,
+    create_volume_disk,
+    find_volume_disk,
+    read_volume_disk,
+    volume_disks,
+)
+from ..._libvirt.devices.volume_record import read_record, record_running
+from ..._libvirt.domain_xml import attribute, obtain_child, parse, pretty, set_attribute, to_text
 from ..._libvirt.domain_xml import devices as devices_of
-from ..._libvirt.domain_xml import parse, pretty, to_text
 from ..._libvirt.edit import UNPLUG_DEADLINE, RunningDevice
 from ..._libvirt.running_disk import RunningDisk
 from ..._volume.conversion import DomainDevices
 from ..domain_restart import RestartPlan
+from .files_in_use import paths_of
 from .same_data import differences
 
 #: Fields of a drive that change while the domain runs.
@@ -44,19 +51,23 @@ class RunningVolumes:
         self._plan = plan
         self._domain = domain
         self._root = parse(text)
-        self._found = {disk.name: (element, disk) for element, disk in volume_disks(self._root)}
+        #: The files that the running domain loses by the plan.
+        self.released: set[str] = set()
 
     def plan(self, devices: DomainDevices, recorded: Collection[str]) -> None:
         """Plan the changes of the running domain.
 
-        :arg recorded: the names in the record of the definition. Undeclared ones among them are unplugged.
+        :arg recorded: the names in the record of the definition. Undeclared ones among them are unplugged, and those in
+            the record of the running domain, whose guest may not have released a disk in an earlier run.
         """
+        recorded = {*recorded, *read_record(self._root).names}
         wanted = {disk.name for disk in devices.disks}
-        for name, (element, disk) in self._found.items():
+        disks = {disk.name: (element, disk) for element, disk in volume_disks(self._root, wanted.union(recorded))}
+        for name, (element, disk) in disks.items():
             if name in recorded and name not in wanted:
                 self._unplug(element, disk)
         for disk in devices.disks:
-            found = self._found.get(disk.name)
+            found = disks.get(disk.name)
             if found is None:
                 self._plug(disk, devices)
             else:
@@ -77,8 +88,11 @@ class RunningVolumes:
 
     def _change_medium(self, disk: VolumeDisk, element: ET.Element) -> None:
         """Plan another medium in a drive, or none."""
+        self.released |= paths_of(element)
         before = copy.deepcopy(element)
         after = create_volume_disk(disk)
+        # libvirt refuses another alias, which the drive has if it was adopted while the domain runs.
+        set_attribute(obtain_child(after, "alias"), "name", attribute(before, "alias", "name"))
         subject = f"running domain {self._domain.name!r}"
         self._plan.actions.append(
             Action(
@@ -99,11 +113,14 @@ class RunningVolumes:
         place = disk.scsi_address
         if place is not None and _find_controller(self._root, str(place.controller)) is None:
             self._plug_controller(str(place.controller), devices.scsi_model or "virtio-scsi")
-        plugged = RunningDevice(self._domain, disk.name, functools.partial(_find_disk, name=disk.name))
+        plugged = RunningDevice(self._domain, disk.name, functools.partial(find_volume_disk, name=disk.name))
         element = create_volume_disk(replace(disk, boot_order=None))
-        self._plan.actions.append(
-            _plug_action(plugged, element, lambda found: not _is_other(disk, read_volume_disk(found)))
-        )
+
+        def plug() -> None:
+            record_running(self._domain, disk.name)
+            plugged.plug(element, lambda found: not _is_other(disk, read_volume_disk(found)))
+
+        self._plan.actions.append(_plug_action(plugged, element, plug))
 
     def _obstacle(self, disk: VolumeDisk, devices: DomainDevices) -> str | None:
         """Return the reason why a disk can't be plugged in."""
@@ -129,7 +146,8 @@ class RunningVolumes:
             self._domain, f"SCSI controller {index}", functools.partial(_find_controller, index=index)
         )
         element = create_scsi_controller(index, model)
-        self._plan.actions.append(_plug_action(plugged, element, lambda found: found.get("model") == model))
+        plug = functools.partial(plugged.plug, element, lambda found: found.get("model") == model)
+        self._plan.actions.append(_plug_action(plugged, element, plug))
         devices_of(self._root).append(element)  # the next disk finds it
 
     def _unplug(self, element: ET.Element, disk: VolumeDisk) -> None:
@@ -146,7 +164,8 @@ class RunningVolumes:
             self._plan.actions.append(self._unplug_action(element, disk))
 
     def _unplug_action(self, element: ET.Element, disk: VolumeDisk) -> Action:
-        plugged = RunningDevice(self._domain, disk.name, functools.partial(_find_disk, name=disk.name))
+        self.released |= paths_of(element)
+        plugged = RunningDevice(self._domain, disk.name, functools.partial(find_volume_disk, name=disk.name))
 
         def unplug() -> str | None:
             if self._domain.is_halted:
@@ -161,7 +180,7 @@ class RunningVolumes:
         return Action("unplug disk", f"running domain {self._domain.name!r}", pretty(element), None, finish=unplug)
 
 
-def _plug_action(plugged: RunningDevice, element: ET.Element, is_as_requested: object) -> Action:
+def _plug_action(plugged: RunningDevice, element: ET.Element, plug: Callable[[], object]) -> Action:
     def unplug() -> None:
         plugged.unplug()
 
@@ -170,17 +189,13 @@ def _plug_action(plugged: RunningDevice, element: ET.Element, is_as_requested: o
         f"running domain {plugged.domain.name!r}",
         None,
         pretty(element),
-        functools.partial(plugged.plug, element, is_as_requested),  # type: ignore[arg-type]
+        plug,
         unplug,
     )
 
 
 def _is_other(disk: VolumeDisk, found: VolumeDisk) -> bool:
     return bool(differences(replace(disk, boot_order=None), found))
-
-
-def _find_disk(root: ET.Element, name: str) -> ET.Element | None:
-    return next((one for one in devices_of(root).findall("disk") if name_of(one) == name), None)
 
 
 def _find_controller(root: ET.Element, index: str) -> ET.Element | None:

@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..._core.errors import Conflict, InvalidInput, NotFound, os_errors
+from ..._core.paths import check_allowed, real_path
 from ..._core.plan import Action
-from ..._core.records import dataclass, field
+from ..._core.records import dataclass, field, replace
 from ..._host.metrics.disk import initial_disk
 from ..._image.iso_image import IsoLabels, iso_bytes, read_files, read_labels
-from ..._image.volume_files import VolumeDirectory, create_raw
+from ..._image.volume_files import VolumeDirectory, create_raw, remove_raw
 from ..._libvirt.devices.volume_disk import DiskLayer, VolumeDisk
 from ..._model.domain_volumes import DataVolumeTemplate
 from ..._model.metrics import METRICS_NAME
@@ -37,6 +38,9 @@ from ..._volume.sizes import empty_disk_size, host_disk_size, is_tolerated
 from .claims import Claim, Claims
 from .layers import LayerState, have_direct_io, look_at_layer
 from .writers import DiskWriters
+
+#: Directories of the system and its services, in which no host disk is.
+HOST_DIRS = tuple("/bin /boot /etc /lib /lib32 /lib64 /libx32 /proc /root /run /sbin /sys /usr".split())
 
 #: The number of names that a small medium takes turns with: for the definition, the running domain, and a new one.
 _MEDIUM_NAMES = 3
@@ -65,18 +69,20 @@ class VolumeWorld:
     """The state of a domain and its host that sources depend on.
 
     :arg directory: the directory for the files of the domain's volumes.
-    :arg is_running: whether a QEMU process uses the files now.
+    :arg is_in_use: whether a QEMU process uses the files now, or resumes a saved state with them.
     :arg defined: the disks of the definition, by name.
-    :arg files_in_use: the paths of all disks of the definition and of the running domain.
+    :arg files_in_use: the paths of all disks of the definition, and of the running domain or its saved state.
     :arg files: the files of volumes with texts.
     :arg container_disks: the base of a container disk, by the name of the volume. It is missing for an overlay that
         stays, and in check mode for an image that isn't pulled yet.
+    :arg cached: the disks in the cache of container images, by path.
     :arg templates: the data volumes of the declaration, by name.
     :arg metrics: the directory for the disk with metrics of the domain.
+    :arg own_directories: the directories of this collection, for the volumes of all domains and for container disks.
     """
 
     directory: VolumeDirectory
-    is_running: bool
+    is_in_use: bool
     defined: Mapping[str, VolumeDisk]
     files_in_use: frozenset[str]
     files: GuestFiles
@@ -85,6 +91,8 @@ class VolumeWorld:
     container_disks: Mapping[str, LayerState]
     templates: Mapping[str, DataVolumeTemplate]
     metrics: VolumeDirectory
+    cached: Mapping[str, DiskLayer] = field(default_factory=dict)
+    own_directories: tuple[str, ...] = ()
 
 
 class SourcePlanner:
@@ -111,7 +119,19 @@ class SourcePlanner:
         :raises VmstoreError: files of the volume can't be read.
         """
         path = f"volumes[{place}].{source_option(disk.source)}"
-        return self._planners.get(type(disk.source), self._medium)(disk, path, disk.source)
+        source = self._planners.get(type(disk.source), self._medium)(disk, path, disk.source)
+        source.facts = self._with_settled_mode(disk.name, source.facts)
+        return source
+
+    def _with_settled_mode(self, name: str, facts: VolumeFacts) -> VolumeFacts:
+        """Return facts with which a disk of the definition keeps its default mode of input and output.
+
+        Otherwise a guest that fills its disk would change the definition.
+        """
+        defined = self._world.defined.get(name)
+        if defined is None or defined.layer is None or defined.layer.path != facts.layer.path:
+            return facts
+        return replace(facts, is_allocated=defined.io == "native")
 
     def _claim(self, disk: ConnectedDisk, path: str, source: Any) -> Source:
         claim = self._find_claim(path, source)
@@ -164,13 +184,26 @@ class SourcePlanner:
         path, found = self._world.directory.path_of(file), self._world.directory.overlay(file)
         if found is None or found.backing is None:
             return None
-        defined = self._world.defined.get(name)
+        backing = self._backing_of(name, path, found.backing)
         facts = VolumeFacts(
-            layer=DiskLayer(path, False, "qcow2"),
-            backing=None if defined is None else defined.backing,
-            has_direct_io=have_direct_io(path, found.backing),
+            layer=DiskLayer(path, False, "qcow2"), backing=backing, has_direct_io=have_direct_io(path, backing.path)
         )
         return Source(facts, found.size, capacity or 0)
+
+    def _backing_of(self, name: str, path: str, header: str) -> DiskLayer:
+        """Return the base of an overlay that stays.
+
+        :arg header: the name in the header. QEMU can have written the name of any file of the host there, so that only
+            a container disk is accepted from it.
+        :raises Conflict: the definition lacks the base, and the header names another file.
+        """
+        defined = self._world.defined.get(name)
+        if defined is not None and defined.backing is not None:
+            return defined.backing
+        base = self._world.cached.get(header)
+        if base is None:
+            raise Conflict(f"{path} is not used: its header names {header!r}, which is no disk in the cache.")
+        return base
 
     def _new_overlay(self, name: str) -> Source:
         path = self._world.directory.path_of(f"{name}.qcow2")
@@ -194,7 +227,7 @@ class SourcePlanner:
         if found is None:
             return Source(facts, actions=[_creation("create overlay", path, after, make, directory, file)])
         before = {"backing_file": found.backing, "size": found.size}
-        if not self._world.is_running and (found.has_data or before != after):
+        if not self._world.is_in_use and (found.has_data or before != after):
             return Source(facts, actions=[Action("discard ephemeral data", path, before, after, make)])
         return Source(facts)
 
@@ -205,6 +238,7 @@ class SourcePlanner:
         found = directory.overlay(file)
         facts = VolumeFacts(
             layer=DiskLayer(target, False, "qcow2"),
+            is_alone=True,
             has_direct_io=have_direct_io(target),
             is_allocated=is_thick if found is None else found.allocated >= found.size,
         )
@@ -225,7 +259,8 @@ class SourcePlanner:
         return Source(facts, size)
 
     def _host_disk(self, disk: ConnectedDisk, path: str, source: HostDisk) -> Source:
-        if source.type == DISK or os.path.exists(source.path):
+        self._check_host_path(source.path, f"{path}.path")
+        if source.type == DISK or os.path.lexists(source.path):  # a dangling link stays, such as one to a missing mount
             state = look_at_layer(source.path, "raw", f"{path}.path")
             facts = VolumeFacts(
                 layer=state.layer,
@@ -249,10 +284,17 @@ class SourcePlanner:
             )
         make = functools.partial(create_raw, source.path, size, self._world.directory.owner)
         action = Action(
-            "create host disk", source.path, None, {"size": size}, make, functools.partial(os.unlink, source.path)
+            "create host disk", source.path, None, {"size": size}, make, functools.partial(remove_raw, source.path)
         )
         facts = VolumeFacts(DiskLayer(source.path), has_direct_io=have_direct_io(source.path))
         return Source(facts, actions=[action], warnings=warnings)
+
+    def _check_host_path(self, path: str, option: str) -> None:
+        """Refuse a file of the system, which libvirt would give to QEMU, and a file of another volume.
+
+        :raises PathNotAllowed: the path leads to such a file.
+        """
+        check_allowed(option, real_path(path), safe=(), restricted=[*HOST_DIRS, *self._world.own_directories])
 
     def _metrics(self, _disk: ConnectedDisk, _path: str, _source: DownwardMetrics) -> Source:
         """Plan the disk that the program of the role ``downward_metrics`` fills with metrics."""
@@ -275,7 +317,7 @@ class SourcePlanner:
         current = None if defined is None or defined.layer is None else defined.layer.path
         old = None
         if current is not None and os.path.dirname(current) == directory.path:
-            old = _read_medium(directory.medium(os.path.basename(current)))
+            old = read_medium(directory.medium(os.path.basename(current)))
         if current is None or old != (label, files):
             names = [f"{name}.iso", *(f"{name}.{number}.iso" for number in range(1, _MEDIUM_NAMES))]
             current = next(path for path in map(directory.path_of, names) if path not in self._world.files_in_use)
@@ -310,7 +352,7 @@ def _creation(
     return Action(name, path, before, after, prepare=(prepare,))
 
 
-def _read_medium(data: bytes | None) -> tuple[str, Mapping[str, bytes]] | None:
+def read_medium(data: bytes | None) -> tuple[str, Mapping[str, bytes]] | None:
     """Return the label and the files of a small disk; ``None`` for one that can't be read."""
     try:
         return None if data is None else (read_labels(data).volume_id, read_files(data))
@@ -318,4 +360,4 @@ def _read_medium(data: bytes | None) -> tuple[str, Mapping[str, bytes]] | None:
         return None
 
 
-__all__ = ["Source", "SourcePlanner", "VolumeWorld"]
+__all__ = ["Source", "SourcePlanner", "VolumeWorld", "read_medium"]

@@ -13,7 +13,7 @@ from ..._model.domain_volumes import DomainVolumes
 from ..._model.volume_sources import KeyedData
 
 #: A key (Kubernetes), which is the name of a file. It is no hidden directory of Kubernetes, such as ``..data``.
-_KEY = re.compile(r"(?!\.\.|\.$)[A-Za-z0-9._-]{1,253}")
+KEY = re.compile(r"(?!\.\.|\.$)[A-Za-z0-9._-]{1,253}")
 
 
 def admit_data(problems: Problems, spec: DomainVolumes) -> None:
@@ -29,10 +29,10 @@ def _admit(problems: Problems, path: str, data: KeyedData) -> None:
     if data.directory is not None and not data.directory.startswith("/"):
         problems.add("data_directory", f"{path}.directory", data.directory, "an absolute path is expected")
     for key in data.data:
-        if _KEY.fullmatch(key) is None:
+        if KEY.fullmatch(key) is None:
             problems.add(
                 "data_key", path, key, "a key of letters, digits and '_.-' is expected, because it is a file name"
             )
 
 
-__all__ = ["admit_data"]
+__all__ = ["KEY", "admit_data"]

@@ -55,7 +55,8 @@ def devices(draw: st.DrawFn) -> VolumeDisk:
         bus=bus,
         device=device,
         layer=None if device == "cdrom" and draw(st.booleans()) else layer,
-        backing=draw(st.none() | BACKINGS),
+        backing=(backing := draw(st.none() | BACKINGS)),
+        is_alone=backing is None and draw(st.booleans()),
         model=draw(choice("virtio", "virtio-non-transitional")),
         cache=draw(choice("none", "writeback")),
         error_policy=draw(choice("stop", "report")),
@@ -101,7 +102,7 @@ def test_a_device_is_changed_to_another_one(old: VolumeDisk, new: VolumeDisk) ->
     expected = replace(
         new,
         model=new.model or old.model,
-        backing=new.backing or old.backing,
+        backing=new.backing or (None if new.is_alone else old.backing),
         pci_address=new.pci_address or (None if new.scsi_address else old.pci_address),
         scsi_address=new.scsi_address or (old.scsi_address if new.bus == "scsi" else None),
     )
@@ -135,7 +136,7 @@ def test_what_libvirt_adds_is_no_difference() -> None:
         "iso", "sda", "sata", "cdrom", DiskLayer("/i/a.iso"), cache="none", error_policy="stop", tray="closed"
     )
     found = read_volume_disk(domain_xml.parse(PRINTED))
-    assert found == replace(declared, read_only=True)
+    assert found == replace(declared, read_only=True, is_alone=True)
     assert declared.differences(found) == []
     assert replace(declared, serial="A", cache="writeback").differences(found) == ["cache", "serial"]
 
