@@ -7,6 +7,7 @@ is clean.
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -76,6 +77,9 @@ UNTIL = 'for i in $(seq 1200); do sh -c "$0" && exit; sleep 0.1; done; exit 1'
 
 LIBVIRTD = "/usr/sbin/libvirtd"
 
+#: Number of the moments at which a migration fails. The variable is for a longer trial.
+MOMENTS = int(os.environ.get("MIGRATION_MOMENTS", "9"))
+
 
 @pytest.fixture
 def copied(make_migrating: Callable[..., Vm], migration_execute: Execute) -> Iterator[Vm]:
@@ -121,7 +125,7 @@ def test_failures_at_random_moments(copied: Vm) -> None:
     """A killed QEMU, a killed libvirtd, and a full file system of the target."""
     chosen, failed = random.Random(15), set()
     datastore = copied.directory.rpartition("/")[0]
-    for number in range(20):
+    for number in range(MOMENTS):
         action = ("guest=copied", LIBVIRTD, "fill")[number % 3]
         result = fail(copied, action, chosen.randrange(SIZE * MIB * 3 // 4))
         copied.run("hv2", "rm", "-f", f"{datastore}/fill")
