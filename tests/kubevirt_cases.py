@@ -264,7 +264,7 @@ def processors(value: Any) -> tuple[int, ...]:
         return (value,) if isinstance(value, int) else tuple(value)
     found: list[int] = []
     for part in value.split(","):
-        first, _, last = part.partition("-")
+        first, _separator, last = part.partition("-")
         found += range(int(first), int(last or first) + 1)
     return tuple(found)
 

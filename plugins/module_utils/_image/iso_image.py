@@ -128,9 +128,10 @@ def read_files(data: bytes) -> dict[str, bytes]:
     if int.from_bytes(descriptor[80:84], "little") * _SECTOR > len(data):
         raise ValueError("the image lacks its end")
     files: dict[str, bytes] = {}
-    directories = [("", descriptor[156:190])]
+    waiting = [("", descriptor[156:190])]
     left, entries = len(data), 0
-    for place, directory in directories:
+    while waiting:
+        place, directory = waiting.pop(0)
         for record in _records(_extent(data, directory)):
             if record[33 : 33 + record[32]] in (b"\0", b"\1"):  # the directory itself, and the one above
                 continue
@@ -140,7 +141,7 @@ def read_files(data: bytes) -> dict[str, bytes]:
             if left < 0 or entries > MOST_FILES:
                 raise ValueError("the image has too many files")
             if record[25] & 2:
-                directories.append((f"{place}{_name(record)}/", record))
+                waiting.append((f"{place}{_name(record)}/", record))
             else:
                 files[place + _name(record)] = content
     return files

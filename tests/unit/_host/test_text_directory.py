@@ -33,7 +33,8 @@ def test_texts(directory: TextDirectory) -> None:
     path = Path(directory.path)
     assert listed(directory) == ["a.conf", "sub"]
     assert ((path / "a.conf").read_bytes(), (path / "sub" / "b").read_bytes()) == (b"x=1\n", b"2")
-    modes = subprocess.run(["find", path, "-not", "-type", "l", "-printf", "%y%m %u\n"], capture_output=True, text=True)
+    command = ["find", path, "-not", "-type", "l", "-printf", "%y%m %u\n"]
+    modes = subprocess.run(command, capture_output=True, text=True, check=True)
     assert set(modes.stdout.splitlines()) == {"d755 root", "f644 root"}
     assert directory.read() == {"a.conf": b"x=1\n", "sub/b": b"2"}
 

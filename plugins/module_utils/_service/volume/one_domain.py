@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 
-from ..._core.errors import DependencyMissing, UnsupportedAction
+from ..._core.errors import DependencyMissing, PartlyDone, UnsupportedAction, VmstoreError
 from ..._core.plan import Action, Plan
 from ..domain_restart import finish, read_restart
 from ..host_lock import libvirt_lock
@@ -80,10 +80,24 @@ class OneDomain(Service):
             plan.run()
         if plan.changed:
             self._host.forget()
-        after = planner.data_volumes(self.log).remove_outdated(is_dry_run=False) if self.options.purge else []
-        plan.actions = [*before, *plan.actions, *after]
+        plan.actions = [*before, *plan.actions]
+        if self.options.purge:
+            self._remove_outdated(plan, planner)
         finish(plan, self.exclusive, self.plan)
         return plan
+
+    def _remove_outdated(self, plan: VolumesPlan, planner: DomainPlanner) -> None:
+        """Remove the images that go with the domain and aren't declared any more.
+
+        :raises PartlyDone: an image can't be removed, and the domain has changed.
+        """
+        try:
+            plan.actions += planner.data_volumes(self.log).remove_outdated(is_dry_run=False)
+        except VmstoreError as error:
+            raise PartlyDone(str(error), plan) from error
+
+    def plan_unknown(self) -> Plan:
+        return Plan(result={"domain": self.options.domain})
 
     @property
     def _has_images(self) -> bool:

@@ -108,6 +108,9 @@ def parse_domains(options: Mapping[str, Any]) -> list[VolumesOptions]:
 
     :raises InvalidInput: an option is invalid, or a domain is twice in the list.
     """
+    given = [name for name, option in DECLARATION_OPTIONS.items() if options[name] != option.get("default")]
+    if given:
+        raise InvalidInput(given[0], "...", "with domains, each element has this option")
     common = {name: value for name, value in options.items() if name not in DOMAIN_OPTIONS}
     found: list[VolumesOptions] = []
     for place, one in enumerate(options["domains"]):

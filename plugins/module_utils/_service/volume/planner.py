@@ -127,7 +127,7 @@ class DomainPlanner:
         self._plan_filesystems(world)
         record = VolumeRecord(
             frozenset([*(disk.name for disk in disks), *names]),
-            frozenset(one.name for one in self._spec.data_volume_templates) & {*self._record.data_volumes, *imported},
+            self._data_volumes_to_record(imported),
             converted.io_threads.count,
         )
         edit_definition(
@@ -157,6 +157,12 @@ class DomainPlanner:
             ],
             filesystems=names,
         )
+
+    def _data_volumes_to_record(self, imported: Collection[str]) -> frozenset[str]:
+        """Return the names of the images that go with the domain. Undeclared ones stay recorded until a purge."""
+        known = {*self._record.data_volumes, *imported}
+        declared = {one.name for one in self._spec.data_volume_templates}
+        return frozenset(known & declared if self._options.purge else known)
 
     def _plan_filesystems(self, world: VolumeWorld) -> None:
         filesystems = DomainFilesystems(

@@ -73,7 +73,8 @@ def _locate(error: VmstoreError, place: int, domain: str) -> VmstoreError:
         return InvalidDeclaration([replace(one, path=f"{path}.{one.path}") for one in error.problems])
     if isinstance(error, InvalidInput):
         return InvalidInput(f"{path}.{error.option}", error.value, error.accepted)
-    return VmstoreError(f"{path} ({domain}): {error}")
+    error.args = (f"{path} ({domain}): {error}",)  # so the error keeps its class
+    return error
 
 
 __all__ = ["DomainVolumesService"]
