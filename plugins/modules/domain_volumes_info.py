@@ -135,7 +135,7 @@ domains:
           description: The name of the object in the option. It is that of the volume.
           type: str
           sample: cloudinit
-        keys:
+        needed_keys:
           description: The keys of the texts.
           type: list
           elements: str

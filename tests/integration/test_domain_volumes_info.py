@@ -125,7 +125,7 @@ def texts_for(declaration: dict[str, Any], needed: list[dict[str, Any]]) -> dict
         ("secrets", "answers"): {"Unattend.xml": SECRET},
         ("config_maps", "settings"): {"token": SECRET},
     }
-    assert {(one["option"], one["name"]): set(one["keys"]) for one in needed} == {
+    assert {(one["option"], one["name"]): set(one["needed_keys"]) for one in needed} == {
         place: set(data) for place, data in texts.items()
     }
     found: dict[str, Any] = {"config_maps": {}, "secrets": {}}

@@ -201,7 +201,7 @@ class DomainReader:
             raise LeftOut(_reasons(declaration, error)) from error
         self._compare(parts, sources, converted)
         needed: list[dict[str, object]] = [
-            {"option": option, "name": name, "keys": sorted(data)}
+            {"option": option, "name": name, "needed_keys": sorted(data)}
             for option, one in texts.items()
             for name, data in one.items()
         ]
