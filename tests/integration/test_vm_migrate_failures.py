@@ -145,22 +145,20 @@ def test_failures_at_random_moments(copied: Vm) -> None:
     assert copied.migrate("hv1").get("changed")
 
 
-@pytest.mark.parametrize(("number", "action"), [("SIGCONT", "finish migration of VM"), ("SIGKILL", "migrate VM")])
-def test_a_killed_run_that_leaves_the_guest_paused(copied: Vm, number: str, action: str) -> None:
-    """The libvirt of the target stops before the guest can start there. If libvirt continues, the guest starts."""
+def test_a_killed_run_that_leaves_the_guest_paused(copied: Vm) -> None:
+    """The libvirt of the target ends before the guest can start there."""
 
     def kill() -> None:
         copied.run("hv1", "sh", "-c", UNTIL, "virsh domstate copied | grep -q paused", deadline=150)
         copied.run("hv1", "python3", "-c", KILL, f"{CATALOG}.vms.lock")
-        copied.run("hv2", "pkill", f"-{number}", "-x", "libvirtd")
+        copied.run("hv2", "pkill", "-SIGKILL", "-x", "libvirtd")
 
     assert "actions" not in fail(copied, LIBVIRTD, MIB, "SIGSTOP", kill)
     assert copied.virsh("hv1", "domstate", "copied").strip() == "paused"
-    started = {"SIGCONT": "running", "SIGKILL": "none"}[number]
-    settled = f"[ $(virsh domstate copied 2>/dev/null || echo none) = {started} ]"
+    settled = "[ $(virsh domstate copied 2>/dev/null || echo none) = none ]"
     copied.run("hv2", "sh", "-c", UNTIL, settled, deadline=150)
     result = copied.migrate("hv2")
-    assert [one["name"] for one in result.get("actions", [])] == [action], result
+    assert [one["name"] for one in result.get("actions", [])] == ["migrate VM"], result
     copied.require_on("hv2")
     copied.require_data("hv2", 0, "raw", f"0 {SIZE}M")
 
