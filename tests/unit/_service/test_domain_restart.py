@@ -18,7 +18,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     PartlyDone,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.connection import Domain
-from ansible_collections.granary.vmstore.plugins.module_utils._service.export import export as virtiofs_export
+from ansible_collections.granary.vmstore.plugins.module_utils._service import host_lock
 from ansible_collections.granary.vmstore.plugins.module_utils._service.export.export import VirtiofsExportService
 from ansible_collections.granary.vmstore.plugins.module_utils._service.export.options import VIRTIOFS_EXPORT_SPEC
 from refusal import refused
@@ -55,7 +55,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Vi
     (tmp_path / "shared").mkdir()
     (daemon := tmp_path / "virtiofsd").write_text("#!/bin/sh\necho usage\n")
     daemon.chmod(0o755)
-    monkeypatch.setattr(virtiofs_export, "LOCK_DIRECTORY", str(tmp_path / "lock"))
+    monkeypatch.setattr(host_lock, "DIRECTORY", str(tmp_path / "lock"))
     desired = {
         "domain": "a",
         "source": str(tmp_path / "shared"),

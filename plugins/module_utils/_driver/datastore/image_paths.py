@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from ..._core.paths import check_allowed, real_path
+from ..._core.records import TYPE_CHECKING
 from ..._core.words import MODULE
-from ..._model.datastore import Datastore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..._model.datastore import Datastore
 
 #: RESTRICTED_DIRS of every datastore: the directories of the system and its services. The root directory is an
 #: ancestor of these.
