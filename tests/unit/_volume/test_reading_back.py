@@ -78,7 +78,7 @@ def require_same_devices(
     content = {option: options[option] for option in OPTIONS if option in options}
     again = accept_declaration({**declaration, **content}, facts)
     changed = convert(again, facts, volumes, directories)
-    assert [disk.differences(one) for disk, one in zip(changed.disks, found.disks, strict=True)] == [
+    assert [disk.differences(found.disks[place]) for place, disk in enumerate(changed.disks)] == [
         [] for _disk in found.disks
     ]
     assert changed.filesystems == devices.filesystems
@@ -244,7 +244,7 @@ THREADS = [
 def test_the_policy_of_threads(
     cpus: int, threads: list[int | None], count: int, policy: str | None, dedicated: str | None
 ) -> None:
-    disks = [disk_of_somebody_else(name=name, io_thread=one) for name, one in zip("abcdef", threads, strict=False)]
+    disks = [disk_of_somebody_else(name="abcdef"[place], io_thread=one) for place, one in enumerate(threads)]
     facts = DomainFacts(vcpus=cpus, other_io_threads=min([one for one in threads if one] or [1]) - 1)
     found = find_thread_policy(disks, count, facts)
     assert found == ThreadPolicy(policy, None, frozenset(dedicated or ""))
