@@ -77,6 +77,11 @@ class OneDomain(Service):
         with self.exclusive():
             plan, planner = self._begin()
             planner.plan_all(bases, imported)
+            if plan.changed:
+                # The writers to the data may have been read before this lock was taken, for an earlier domain.
+                self._host.forget()
+                plan, planner = self._begin()
+                planner.plan_all(bases, imported)
             plan.run()
         if plan.changed:
             self._host.forget()

@@ -62,7 +62,7 @@ class VolumesPlan(RestartPlan):
                 self._done.append(part)
                 self.warnings += part.warnings
                 self._adopt_reasons(part)
-        except VmstoreError as error:
+        except BaseException as error:
             troubles = self.take_back()
             if troubles:
                 raise VmstoreError(" ".join([str(error), *troubles])) from error

@@ -1,0 +1,70 @@
+# Copyright (c) 2026, the granary.vmstore developers
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The volumes of a domain on libvirt's own test driver, while other programs change the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import libvirt
+import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidDeclaration
+from ansible_collections.granary.vmstore.plugins.module_utils._service import host_lock
+from ansible_collections.granary.vmstore.plugins.module_utils._service.volume.container_disks import PullOptions
+from ansible_collections.granary.vmstore.plugins.module_utils._service.volume.host import VolumesHost
+from ansible_collections.granary.vmstore.plugins.module_utils._service.volume.one_domain import OneDomain
+from ansible_collections.granary.vmstore.plugins.module_utils._service.volume.options import VolumesOptions
+
+URI = "test:///default"
+DOMAIN = (
+    "<domain type='test'><name>{}</name><memory unit='MiB'>64</memory><os><type arch='i686'>hvm</type></os>"
+    "<devices>{}</devices></domain>"
+)
+DISK = "<disk type='file' device='disk'><source file='{}'/><target dev='vda' bus='virtio'/></disk>"
+
+
+@pytest.fixture
+def connection() -> Iterator[libvirt.virConnect]:
+    libvirt.registerErrorHandler(lambda *unused: None, None)
+    opened = libvirt.open(URI)
+    yield opened
+    for domain in opened.listAllDomains():
+        if domain.name() in ("web", "other"):
+            domain.undefine()
+    opened.close()
+
+
+def test_a_writer_that_came_before_the_lock_was_taken(
+    connection: libvirt.virConnect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run with many domains takes the lock for each of them, and other runs have their turn between."""
+    monkeypatch.setattr(host_lock, "DIRECTORY", str(tmp_path / "lock"))
+    image = tmp_path / "image"
+    image.write_bytes(bytes(1 << 20))
+    connection.defineXML(DOMAIN.format("web", ""))
+    host = VolumesHost(URI)
+    assert str(image) not in host.writers
+    connection.defineXML(DOMAIN.format("other", DISK.format(image)))
+    declaration = {
+        "disks": [{"name": "data", "disk": {"bus": "virtio"}}],
+        "volumes": [{"name": "data", "hostDisk": {"path": str(image), "type": "Disk"}}],
+        "disable_hotplug": True,
+    }
+    options = VolumesOptions(
+        domain="web",
+        declaration=declaration,
+        claims=None,
+        purge=False,
+        directory=str(tmp_path / "volumes"),
+        pull=PullOptions(),
+        cache=str(tmp_path / "cache"),
+        uri=URI,
+        catalog=str(tmp_path / "catalog"),
+        restart="never",
+        restart_timeout=1,
+    )
+    with pytest.raises(InvalidDeclaration) as caught:
+        OneDomain(options, host).converge()
+    assert [one.rule for one in caught.value.problems] == ["volume_in_use"]
+    assert "<disk" not in connection.lookupByName("web").XMLDesc()
