@@ -9,6 +9,7 @@ import json
 import re
 import sys
 import tarfile
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,13 @@ def bus(name: str, **device: Any) -> dict[str, Any]:
     return {"name": name, **(device or {"disk": {"bus": "virtio"}})}
 
 
+def pci_address(disk: ET.Element) -> str:
+    place = disk.find("address[@type='pci']")
+    assert place is not None
+    domain, bus, slot, function = (int(place.get(name, ""), 16) for name in ("domain", "bus", "slot", "function"))
+    return f"{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"
+
+
 def let_qemu_write(domain: VolumeDomain, disk: str, byte: int) -> None:
     """Let QEMU write to the beginning of a disk on virtio, like the guest does."""
     line = f'qemu-io -d /machine/peripheral/ua-{disk}/virtio-backend "write -P {byte} 0 512"'
@@ -81,10 +89,10 @@ def test_every_source_of_a_disk(site: Lab, web: VolumeDomain, tmp_path: Path) ->
     before = web.definition()
     options: dict[str, Any] = {
         "disks": [
-            bus("claim", disk={"bus": "virtio"}, serial="CLAIM-1", bootOrder=1),
+            bus("claim", disk={"bus": "virtio"}, serial="CLAIM-1", bootOrder=1, tag="data"),
             bus("overlay"),
             bus("container"),
-            bus("empty", disk={"bus": "scsi"}),
+            bus("empty", disk={"bus": "scsi"}, tag="scratch"),
             bus("thick"),
             bus("host", disk={"bus": "sata"}),
             bus("nocloud", cdrom={"bus": "sata"}),
@@ -149,6 +157,17 @@ def test_every_source_of_a_disk(site: Lab, web: VolumeDomain, tmp_path: Path) ->
     }
     drive = web.files_of(web.path("drive"))
     assert drive["openstack/latest/user_data"] == '{"ignition": {}}'
+    # libvirt chose the first address when it got the definition.
+    assert json.loads(drive["openstack/latest/meta_data.json"])["devices"] == [
+        {
+            "type": "disk",
+            "bus": "pci",
+            "address": pci_address(web.disk("claim")),
+            "serial": "CLAIM-1",
+            "tags": ["data"],
+        },
+        {"type": "disk", "bus": "scsi", "address": "0:0:0:0", "tags": ["scratch"]},
+    ]
     assert web.files_of(web.path("map")) == {"a.conf": "x=1\n", "b.conf": "y=2\n"}
     assert web.files_of(web.path("answers")) == {"Unattend.xml": "<a/>"}
     modes = web.shell(f"find {DIRECTORY} -type f -printf '%m %u\\n' | sort -u").split("\n")
