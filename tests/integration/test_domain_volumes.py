@@ -4,11 +4,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import sys
-import tarfile
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 import ansible_process
 import pytest
 import yaml
-from container_images import Layout, make_tar, qcow2_disk
+from container_images import image_archive, qcow2_disk
 from documentation import block
 from lab import Lab
 from volume_domain import DIRECTORY, VolumeDomain
@@ -72,19 +70,9 @@ def let_qemu_write(domain: VolumeDomain, disk: str, byte: int) -> None:
     assert domain.virsh("qemu-monitor-command", "--hmp", line).strip() == ""
 
 
-def container_image(directory: Path, *entries: tuple[str, bytes]) -> bytes:
-    """Return an archive of a container image in OCI's layout."""
-    layout = Layout(directory / "layout")
-    layout.add("latest", make_tar(*entries))
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as archive:
-        archive.add(layout.path, ".")
-    return data.getvalue()
-
-
 @on_both
 def test_every_source_of_a_disk(site: Lab, web: VolumeDomain, tmp_path: Path) -> None:
-    image = container_image(tmp_path, ("disk/disk.qcow2", qcow2_disk(tmp_path)))
+    image = image_archive(tmp_path, ("disk/disk.qcow2", qcow2_disk(tmp_path)))
     site.ssh(web.host, "cat >/srv/volumes/image.tar", stdin=image)
     before = web.definition()
     options: dict[str, Any] = {
