@@ -174,7 +174,7 @@ def test_every_source_of_a_disk(site: Lab, web: VolumeDomain, tmp_path: Path) ->
 @on_both
 def test_a_running_domain(web: VolumeDomain) -> None:
     def seed(text: str) -> dict[str, Any]:
-        return {"name": "seed", "cloudInitNoCloud": {"userData": f"#cloud-config\n# {text}\n"}}
+        return {"name": "seed", "cloudInitConfigDrive": {"userData": f"#cloud-config\n# {text}\n"}}
 
     drive = bus("seed", cdrom={"bus": "sata"})
     first = {
@@ -184,7 +184,7 @@ def test_a_running_domain(web: VolumeDomain) -> None:
     web.converge(**first)
     web.virsh("start")
     second = {
-        "disks": [bus("one"), drive, bus("two", disk={"bus": "scsi"}), bus("three")],
+        "disks": [bus("one"), drive, bus("two", disk={"bus": "scsi"}), bus("three", disk={"bus": "virtio"}, tag="new")],
         "volumes": [
             {"name": "one", "emptyDisk": {"capacity": "8Mi"}},
             seed("second"),
@@ -205,7 +205,10 @@ def test_a_running_domain(web: VolumeDomain) -> None:
     running = {name: web.disk(name, running=True).find("source").get("file") for name in ("seed", "two", "three")}
     assert running == {name: web.path(name) for name in ("seed", "two", "three")}
     assert web.shell('test ! -e "$0" && echo gone', old) == "gone\n"
-    assert "# second" in web.files_of(running["seed"])["user-data"]
+    medium = web.files_of(running["seed"])
+    assert "# second" in medium["openstack/latest/user_data"]
+    [device] = json.loads(medium["openstack/latest/meta_data.json"])["devices"]
+    assert device["address"] == pci_address(web.disk("three"))
     assert re.search(r"Capacity:\s+8388608", web.virsh("domblkinfo", "vda"))
     # What can't be done now is done at the next start.
     third = {**second, "disks": [bus("one", disk={"bus": "virtio"}, cache="writethrough"), *second["disks"][1:]]}
