@@ -33,7 +33,7 @@ from ..._model.volume_sources import (
 )
 from ..._volume.connection import ConnectedDisk, source_option
 from ..._volume.facts import VolumeFacts
-from ..._volume.media import Files, GuestFiles, has_addresses, label_of
+from ..._volume.media import GuestFiles, has_addresses, label_of
 from ..._volume.sizes import empty_disk_size, host_disk_size, is_tolerated
 from .claims import Claim, Claims
 from .layers import LayerState, have_direct_io, look_at_layer
@@ -335,18 +335,14 @@ class SourcePlanner:
         after = {"label": label, "files": sorted(files)}
         before = None if old is None else {"label": old[0], "files": sorted(old[1])}
 
-        def write(files: Files) -> None:
-            directory.write(file, iso_bytes(IsoLabels(label), files))
+        def make() -> None:
+            settled = files if settle is None else settle().files_of(source)
+            directory.write(file, iso_bytes(IsoLabels(label), settled or {}))
 
         if settle is None:
-            make = functools.partial(write, files)
             return Source(facts, actions=[_creation("write medium", current, after, make, directory, file, before)])
-
-        def write_settled() -> None:
-            write(settle().files_of(source) or {})
-
         remove = functools.partial(directory.remove, [file])
-        return Source(facts, late_actions=[Action("write medium", current, before, after, write_settled, remove)])
+        return Source(facts, late_actions=[Action("write medium", current, before, after, make, remove)])
 
 
 def _creation(
