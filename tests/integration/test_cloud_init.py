@@ -33,6 +33,7 @@ Module = Callable[..., dict[str, Any]]
 @pytest.fixture
 def export(site: Lab, module: Module, execute: Execute) -> Iterator[Callable[..., dict]]:
     host = site.guest("cloud").host.name
+    definition = execute(host, "virsh", "dumpxml", "--inactive", "--security-info", "cloud")
 
     def run(tag: str, **options: object) -> dict:
         result = module(host, "virtiofs_export", domain="cloud", mount_tag=tag, seed=SEED, **options)
@@ -43,6 +44,8 @@ def export(site: Lab, module: Module, execute: Execute) -> Iterator[Callable[...
     site.guest("cloud").stop()
     for tag in ("data", "more"):
         run(tag, state="absent")
+    # The drive with the seed stays.
+    execute(host, "virsh", "define", "/dev/stdin", stdin=definition)
     execute(host, "rm", "-f", SEED)
 
 
@@ -100,14 +103,18 @@ ethernets:
     addresses: [192.168.150.201/24]
 """
     medium = {"name": "seed", "cdrom": {"bus": "sata"}}
+    # Another UUID is another instance, for which cloud-init does all of its work again.
     no_cloud = {"userData": USER_DATA.format("by-nocloud"), "networkData": network}
-    volumes.converge(disks=[medium], volumes=[{"name": "seed", "cloudInitNoCloud": no_cloud}])
+    volumes.converge(
+        disks=[medium],
+        volumes=[{"name": "seed", "cloudInitNoCloud": no_cloud}],
+        metadata={"uid": "2d0c8b3e-93a5-4f38-8d5c-5b7f2a9c6e10"},
+    )
     report = boot(site, execute)
     assert {"status: done", "errors: []", "recoverable_errors: {}", "user data of by-nocloud"} <= set(report)
     assert any("DataSourceNoCloud [seed=/dev/sr0]" in line for line in report)
     assert any("192.168.150.201/24" in line for line in report)
 
-    # Another UUID is another instance, for which cloud-init does all of its work again.
     links = [{"id": "nic", "type": "phy", "ethernet_mac_address": mac}]
     address = {"id": "n0", "type": "ipv4", "link": "nic", "ip_address": "192.168.150.202", "netmask": "255.255.255.0"}
     drive = {
