@@ -108,6 +108,7 @@ HOST = (
     "_service/test_virtiofs_export.py",
     "_service/test_virtiofs_mount.py",
     "_service/volume/test_found_sources.py",
+    "_service/volume/test_purge.py",
     "_service/test_vm_context.py",
     "simulated_datastore/test_capacity.py",
     "simulated_datastore/test_durability.py",

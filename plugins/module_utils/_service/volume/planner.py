@@ -32,7 +32,7 @@ from .adoption import adopt_disks, check_adopted
 from .claims import Claims
 from .container_disks import ContainerDisks, read_cached
 from .data_volumes import DataVolumes
-from .definition import definition_action, edit_definition
+from .definition import definition_action, edit_definition, forget_data_volumes
 from .domain_facts import read_domain_facts
 from .files_in_use import disk_paths
 from .filesystems import DIRECTORY, DomainFilesystems
@@ -100,6 +100,10 @@ class DomainPlanner:
         options = self._options
         return DataVolumes(self._spec, options.catalog, self._cache(log), options.pull, self._record.data_volumes, log)
 
+    def forget_data_volumes(self, names: Collection[str]) -> None:
+        """Remove images that don't exist any more from the record, like :func:`forget_data_volumes`."""
+        forget_data_volumes(self._domain, names)
+
     def _cache(self, log: Callable[[str], object]) -> ContainerDiskCache:
         return ContainerDiskCache(DiskStore(self._options.cache), log)
 
@@ -127,7 +131,7 @@ class DomainPlanner:
         self._plan_filesystems(world)
         record = VolumeRecord(
             frozenset([*(disk.name for disk in disks), *names]),
-            self._data_volumes_to_record(imported),
+            self._record.data_volumes.union(imported),  # an undeclared image is recorded until a purge has removed it
             converted.io_threads.count,
         )
         edit_definition(
@@ -157,12 +161,6 @@ class DomainPlanner:
             ],
             filesystems=names,
         )
-
-    def _data_volumes_to_record(self, imported: Collection[str]) -> frozenset[str]:
-        """Return the names of the images that go with the domain. Undeclared ones stay recorded until a purge."""
-        known = {*self._record.data_volumes, *imported}
-        declared = {one.name for one in self._spec.data_volume_templates}
-        return frozenset(known & declared if self._options.purge else known)
 
     def _plan_filesystems(self, world: VolumeWorld) -> None:
         filesystems = DomainFilesystems(
