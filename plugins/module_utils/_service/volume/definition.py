@@ -23,7 +23,7 @@ from ..._libvirt.devices.volume_disk import (
     volume_disks,
     write_volume_disk,
 )
-from ..._libvirt.devices.volume_record import VolumeRecord, read_record, write_record
+from ..._libvirt.devices.volume_record import VolumeRecord, read_record, record_running, write_record
 from ..._libvirt.domain_xml import devices as devices_of
 from ..._libvirt.domain_xml import require_child
 from ..._libvirt.edit import DefinitionEdit
@@ -114,10 +114,19 @@ def forget_data_volumes(domain: Domain, names: Collection[str]) -> None:
         edit.apply()
 
 
-def definition_action(edit: DefinitionEdit) -> Action:
-    """Return the action that defines the domain."""
+def definition_action(edit: DefinitionEdit, recorded: Collection[str]) -> Action:
+    """Return the action that defines the domain.
+
+    :arg recorded: the names that the definition records now. A running domain records them first, because it can keep
+        devices that the definition loses.
+    """
+
+    def define() -> None:
+        record_running(edit.domain, recorded)
+        edit.apply()
+
     before, after = edit.differing_elements()
-    return Action("change definition", f"domain {edit.domain.name!r}", before, after, edit.apply, edit.undo)
+    return Action("change definition", f"domain {edit.domain.name!r}", before, after, define, edit.undo)
 
 
 __all__ = ["PLACE", "definition_action", "edit_definition", "forget_data_volumes"]

@@ -143,7 +143,7 @@ class DomainPlanner:
         )
         refuse_shared_data(converted.disks, self._edit.root)
         if self._edit.is_change:
-            self._plan.actions.append(definition_action(self._edit))
+            self._plan.actions.append(definition_action(self._edit, self._record.names))
         self._plan_growth(converted.disks, sources)
         released: Collection[str] = ()
         if self._running_text is not None:
@@ -175,7 +175,7 @@ class DomainPlanner:
         )
         filesystems.plan_texts(self._plan)
         declared = {one.name for one in self._spec.filesystems}
-        gone = sorted(tag for tag in tags(self._edit.root) if tag in self._record.names - declared)
+        gone = sorted(self._find_outdated_filesystems() - declared)
         self._plan.parts = [
             *(functools.partial(filesystems.plan_removal, name) for name in gone),
             *(
@@ -185,6 +185,14 @@ class DomainPlanner:
             filesystems.plan_cleanup,
         ]
         self._plan.check_parts()
+
+    def _find_outdated_filesystems(self) -> set[str]:
+        """Return the recorded filesystems of the definition, and those that only the running domain has."""
+        defined = tags(self._edit.root).keys()
+        found = defined & self._record.names
+        if self._running is not None:
+            found |= (tags(self._running).keys() - defined) & read_record(self._running).names
+        return found
 
     def _read_world(self, container_disks: Mapping[str, LayerState]) -> VolumeWorld:
         defined = {disk.name: disk for _element, disk in volume_disks(self._edit.root)}
