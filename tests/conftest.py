@@ -142,6 +142,7 @@ SHARED = {
         "test_domain_volumes_info.py",
         "test_domain_volumes_in_use.py",
         "test_domain_volumes_role.py",
+        "test_domain_volumes_steps.py",
         "test_hostile_guest.py",
         "test_live_calls.py",
         "test_virtiofs_daemon.py",
