@@ -144,6 +144,7 @@ SHARED = {
         "test_domain_volumes_role.py",
         "test_domain_volumes_steps.py",
         "test_hostile_guest.py",
+        "test_kubevirt_examples.py",
         "test_live_calls.py",
         "test_virtiofs_daemon.py",
         "test_virtiofs_export.py",

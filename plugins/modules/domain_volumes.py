@@ -75,6 +75,8 @@ options:
         of C(disk), C(lun) and C(cdrom), with C(bus), C(readonly), C(tray), C(reservation) and C(pci_address).
       - Further keys are C(serial), C(boot_order), C(cache), C(io), C(error_policy), C(shareable),
         C(dedicated_io_thread), C(block_size) and C(tag).
+      - The metadata of a C(cloud_init_config_drive) describes each disk with a C(tag), with its address and its serial
+        number.
     type: list
     elements: dict
     default: []

@@ -17,6 +17,7 @@ from ..._libvirt.devices.io_threads import count_io_threads, set_io_threads
 from ..._libvirt.devices.metrics_channel import create_metrics_channel, find_metrics_channel, is_own_channel
 from ..._libvirt.devices.scsi import create_scsi_controller, find_scsi_controller
 from ..._libvirt.devices.volume_disk import (
+    PLACE,
     VolumeDisk,
     create_volume_disk,
     read_volume_disk,
@@ -30,9 +31,6 @@ from ..._libvirt.edit import DefinitionEdit
 from ..._volume.conversion import DomainDevices
 from .domain_facts import format_cpu_set, parse_cpu_set
 from .same_data import differences
-
-#: Fields whose change needs a new device, because the old address or name doesn't fit any more.
-PLACE = {"target", "bus", "device", "scsi_address"}
 
 
 def edit_definition(
@@ -129,4 +127,4 @@ def definition_action(edit: DefinitionEdit, recorded: Collection[str]) -> Action
     return Action("change definition", f"domain {edit.domain.name!r}", before, after, define, edit.undo)
 
 
-__all__ = ["PLACE", "definition_action", "edit_definition", "forget_data_volumes"]
+__all__ = ["definition_action", "edit_definition", "forget_data_volumes"]

@@ -27,7 +27,8 @@ from ..._model.volume_sources import ContainerDisk
 from ..._volume.admission.declaration import accept_declaration
 from ..._volume.connection import connect_disks
 from ..._volume.conversion import convert
-from ..._volume.media import GuestFiles, Identity, tagged_devices
+from ..._volume.media import GuestFiles, Identity
+from ..._volume.tagged_disks import describe_tagged_disks
 from .adoption import adopt_disks, check_adopted
 from .claims import Claims
 from .container_disks import ContainerDisks, read_cached
@@ -144,6 +145,7 @@ class DomainPlanner:
         refuse_shared_data(converted.disks, self._edit.root)
         if self._edit.is_change:
             self._plan.actions.append(definition_action(self._edit, self._record.names))
+        self._plan.actions += [action for source in sources.values() for action in source.late_actions]
         self._plan_growth(converted.disks, sources)
         released: Collection[str] = ()
         if self._running_text is not None:
@@ -196,14 +198,14 @@ class DomainPlanner:
 
     def _read_world(self, container_disks: Mapping[str, LayerState]) -> VolumeWorld:
         defined = {disk.name: disk for _element, disk in volume_disks(self._edit.root)}
-        identity = Identity(self._domain.name, self._domain.uuid, socket.gethostname())
-        tags = {disk.name: disk.tag for disk in self._spec.disks if disk.tag is not None}
+        files, has_all_addresses = self._describe_files(defined)
         return VolumeWorld(
             directory=self._directory,
             is_in_use=self._is_in_use,
             defined=defined,
             files_in_use=frozenset(disk_paths(self._edit.root) | self._held_paths()),
-            files=GuestFiles(self._spec, identity, read_keyed_data, tagged_devices(list(defined.values()), tags)),
+            files=files,
+            read_settled_files=None if has_all_addresses else self._read_settled_files,
             claims=Claims(self._options.catalog, self._options.claims),
             writers=DiskWriters(self._host.writers, self._domain.name),
             container_disks=container_disks,
@@ -212,6 +214,17 @@ class DomainPlanner:
             cached=read_cached(DiskStore(self._options.cache)) if self._has_container_disks else {},
             own_directories=(self._options.directory, self._options.cache),
         )
+
+    def _describe_files(self, defined: Mapping[str, VolumeDisk]) -> tuple[GuestFiles, bool]:
+        """Return the files of volumes with texts, and whether all addresses in them are known."""
+        identity = Identity(self._domain.name, self._domain.uuid, socket.gethostname())
+        tagged = describe_tagged_disks(self._spec, self._facts, defined)
+        return GuestFiles(self._spec, identity, read_keyed_data, tagged.devices), tagged.are_placed
+
+    def _read_settled_files(self) -> GuestFiles:
+        """Return the files of volumes with texts after the change of the definition."""
+        root = parse(self._domain.persistent_xml())
+        return self._describe_files({disk.name: disk for _element, disk in volume_disks(root)})[0]
 
     def _plan_growth(self, disks: tuple[VolumeDisk, ...], sources: Mapping[str, Source]) -> None:
         """Plan the growth of existing data: by QEMU where a domain runs, else in the file."""
