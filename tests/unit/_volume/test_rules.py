@@ -562,6 +562,20 @@ def test_hostile_values_in_every_place(name: str) -> None:
                 assert sentence.isprintable() and len(sentence) < 1500, (keys, sentence)
 
 
+def test_a_thousand_disks() -> None:
+    names = [f"d{number}" for number in range(1000)]
+    options = {
+        "disks": [{"name": one, **VIRTIO} for one in names],
+        "volumes": [{"name": one, **EMPTY} for one in names],
+    }
+    spec = accept_declaration(options, FACTS)
+    layers = {one: VolumeFacts(DiskLayer(f"/srv/{one}")) for one in names}
+    assert len({disk.target for disk in convert(spec, FACTS, layers, {}).disks}) == 1000
+    for one in options["disks"]:
+        one["boot_order"] = 0
+    assert len(problems_of(options)) == 1000
+
+
 def test_a_thousand_problems_are_enough() -> None:
     with refused(InvalidDeclaration) as caught:
         accept_declaration({"disks": ["x"] * 100_000}, FACTS)
