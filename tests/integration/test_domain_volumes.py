@@ -15,9 +15,11 @@ from typing import Any
 import ansible_process
 import pytest
 import yaml
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidDeclaration
 from container_images import image_archive, qcow2_disk
 from documentation import block
 from lab import Lab
+from refusal import require_failure
 from volume_domain import DIRECTORY, VolumeDomain
 
 MIB = 1 << 20
@@ -369,7 +371,9 @@ def test_the_module(web: VolumeDomain, module: Callable[..., dict[str, Any]], ex
     assert [one["changed"] for one in results] == [True, True, False]
     assert web.files_of(web.path("token")) == {"token": secret}
     refused = module(web.host, "domain_volumes", **{**options, "volumes": [*options["volumes"], {"name": "x"}]})
-    assert refused["error"] == "InvalidDeclaration"
+    (problem,) = refused["problems"]
+    assert (problem["rule"], problem["path"], problem["value"]) == ("one_source", "volumes[2]", "no source"), problem
+    require_failure(refused, InvalidDeclaration, names=[problem["accepted"]])
     assert secret not in json.dumps([*results, refused])
     assert secret not in execute(web.host, "journalctl", f"--since=@{since}", "--output=cat")
 

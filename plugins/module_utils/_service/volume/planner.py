@@ -33,7 +33,7 @@ from .adoption import adopt_disks, check_adopted
 from .claims import Claims
 from .container_disks import ContainerDisks, read_cached
 from .data_volumes import DataVolumes
-from .definition import definition_action, edit_definition
+from .definition import definition_action, edit_definition, forget_data_volumes
 from .domain_facts import read_domain_facts
 from .files_in_use import disk_paths
 from .filesystems import DIRECTORY, DomainFilesystems
@@ -101,6 +101,10 @@ class DomainPlanner:
         options = self._options
         return DataVolumes(self._spec, options.catalog, self._cache(log), options.pull, self._record.data_volumes, log)
 
+    def forget_data_volumes(self, names: Collection[str]) -> None:
+        """Remove images that don't exist any more from the record, like :func:`forget_data_volumes`."""
+        forget_data_volumes(self._domain, names)
+
     def _cache(self, log: Callable[[str], object]) -> ContainerDiskCache:
         return ContainerDiskCache(DiskStore(self._options.cache), log)
 
@@ -128,7 +132,7 @@ class DomainPlanner:
         self._plan_filesystems(world)
         record = VolumeRecord(
             frozenset([*(disk.name for disk in disks), *names]),
-            self._data_volumes_to_record(imported),
+            self._record.data_volumes.union(imported),  # an undeclared image is recorded until a purge has removed it
             converted.io_threads.count,
         )
         edit_definition(
@@ -140,7 +144,7 @@ class DomainPlanner:
         )
         refuse_shared_data(converted.disks, self._edit.root)
         if self._edit.is_change:
-            self._plan.actions.append(definition_action(self._edit))
+            self._plan.actions.append(definition_action(self._edit, self._record.names))
         self._plan.actions += [action for source in sources.values() for action in source.late_actions]
         self._plan_growth(converted.disks, sources)
         released: Collection[str] = ()
@@ -160,12 +164,6 @@ class DomainPlanner:
             filesystems=names,
         )
 
-    def _data_volumes_to_record(self, imported: Collection[str]) -> frozenset[str]:
-        """Return the names of the images that go with the domain. Undeclared ones stay recorded until a purge."""
-        known = {*self._record.data_volumes, *imported}
-        declared = {one.name for one in self._spec.data_volume_templates}
-        return frozenset(known & declared if self._options.purge else known)
-
     def _plan_filesystems(self, world: VolumeWorld) -> None:
         filesystems = DomainFilesystems(
             self._host.hypervisor,
@@ -179,7 +177,7 @@ class DomainPlanner:
         )
         filesystems.plan_texts(self._plan)
         declared = {one.name for one in self._spec.filesystems}
-        gone = sorted(tag for tag in tags(self._edit.root) if tag in self._record.names - declared)
+        gone = sorted(self._find_outdated_filesystems() - declared)
         self._plan.parts = [
             *(functools.partial(filesystems.plan_removal, name) for name in gone),
             *(
@@ -189,6 +187,14 @@ class DomainPlanner:
             filesystems.plan_cleanup,
         ]
         self._plan.check_parts()
+
+    def _find_outdated_filesystems(self) -> set[str]:
+        """Return the recorded filesystems of the definition, and those that only the running domain has."""
+        defined = tags(self._edit.root).keys()
+        found = defined & self._record.names
+        if self._running is not None:
+            found |= (tags(self._running).keys() - defined) & read_record(self._running).names
+        return found
 
     def _read_world(self, container_disks: Mapping[str, LayerState]) -> VolumeWorld:
         defined = {disk.name: disk for _element, disk in volume_disks(self._edit.root)}
