@@ -43,7 +43,8 @@ def link_collection() -> None:
 tempfile.tempdir = os.environ["TMPDIR"] = "/var/tmp"
 link_collection()
 sys.path[:0] = [str(COLLECTIONS), str(ROOT / "tests")]
-pytest.register_assert_rewrite("refusal")
+# Modules with assertions of several tests. Their messages have the values.
+pytest.register_assert_rewrite("refusal", "vm_transfers")
 # Tests also start Python and Ansible as separate processes, and some run a test file there.
 os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])
 os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(COLLECTIONS)
