@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import LibvirtFailed, LibvirtMissing
 from lab import Lab
-from migrating_vm import CATALOG, HOSTS, KILL, STORE, Execute, Vm
+from migrating_vm import CATALOG, HOSTS, SIGNAL, STORE, Execute, Vm
 from refusal import require_failure
 
 #: Size of the disk that libvirt copies, in MiB, and the room for its datastore at the target.
@@ -47,6 +47,12 @@ pgrep -c -f "guest=$0,"
 
 #: Shell loop that waits, for at most two minutes, until the command $0 succeeds.
 UNTIL = 'for i in $(seq 1200); do sh -c "$0" && exit; sleep 0.1; done; exit 1'
+
+#: Shell command that succeeds without the domain.
+GONE = 'names=$(virsh list --all --name) && ! echo "$names" | grep -qx copied'
+
+#: Shell command that succeeds when a stopped libvirt has a request to read that is larger than a sign of life.
+ASKED = "ss -xn | awk '$3 > 500' | grep -q libvirt-sock"
 
 QEMU, LIBVIRTD = "qemu-system-x86", "libvirtd"
 
@@ -107,9 +113,16 @@ def send(vm: Vm, signal: str, program: str) -> None:
     vm.run("hv2", "pkill", f"-{signal}", "-x", program)
 
 
+def send_module(vm: Vm, signal: str) -> None:
+    """Send a signal to the module, which directs the migration."""
+    assert vm.run("hv1", "python3", "-c", SIGNAL, f"{CATALOG}.vms.lock", signal)
+
+
 def hold_handover(vm: Vm) -> None:
-    """Continue a migration until the guest is paused at the source. The libvirt of the target can't start the guest."""
-    send(vm, "SIGSTOP", LIBVIRTD)
+    """Continue a migration until the guest is paused at the source. The stopped module doesn't let the target start the
+    guest.
+    """
+    send_module(vm, "SIGSTOP")
     continue_transfer(vm)
     vm.run("hv1", "sh", "-c", UNTIL, "virsh domstate copied | grep -q paused", deadline=150)
 
@@ -126,7 +139,8 @@ def test_failures_at_every_stage(copied: Vm) -> None:
     def kill_in_handover(program: str) -> None:
         hold_handover(copied)
         send(copied, "SIGKILL", program)
-        send(copied, "SIGCONT", LIBVIRTD) if program == QEMU else None
+        copied.run("hv2", "sh", "-c", UNTIL, GONE, deadline=150)
+        send_module(copied, "SIGCONT")
 
     for _round in range(ROUNDS):
         for port, most in ((DISK, 12 << 20), (MEMORY, 64 << 10)):
@@ -151,20 +165,26 @@ def require_failed(vm: Vm, result: dict[str, Any]) -> None:
     require_as_before(vm)
 
 
-def test_a_killed_run_that_leaves_the_guest_paused(copied: Vm) -> None:
-    """The libvirt of the target ends before the guest can start there."""
+@pytest.mark.parametrize(("is_asked", "action"), [(False, "migrate VM"), (True, "finish migration of VM")])
+def test_a_killed_run_that_leaves_the_guest_paused(copied: Vm, is_asked: bool, action: str) -> None:
+    """The module is killed before or after it has asked the target to start the guest."""
 
     def kill() -> None:
-        hold_handover(copied)
-        copied.run("hv1", "python3", "-c", KILL, f"{CATALOG}.vms.lock")
-        send(copied, "SIGKILL", LIBVIRTD)
+        if is_asked:
+            send(copied, "SIGSTOP", LIBVIRTD)
+            continue_transfer(copied)
+            copied.run("hv2", "sh", "-c", UNTIL, ASKED, deadline=150)
+        else:
+            hold_handover(copied)
+        send_module(copied, "SIGKILL")
+        send(copied, "SIGCONT", LIBVIRTD)
 
     assert "actions" not in fail(copied, MEMORY, 1024, kill)
-    assert copied.virsh("hv1", "domstate", "copied").strip() == "paused"
-    settled = "[ $(virsh domstate copied 2>/dev/null || echo none) = none ]"
+    settled = "virsh domstate copied | grep -q running" if is_asked else GONE
     copied.run("hv2", "sh", "-c", UNTIL, settled, deadline=150)
+    assert copied.virsh("hv1", "domstate", "copied").strip() == "paused"
     result = copied.migrate("hv2")
-    assert [one["name"] for one in result.get("actions", [])] == ["migrate VM"], result
+    assert [one["name"] for one in result.get("actions", [])] == [action], result
     copied.require_on("hv2")
     copied.require_data("hv2", 0, "raw", f"0 {SIZE}M")
 
