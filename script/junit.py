@@ -14,8 +14,8 @@ from __future__ import annotations
 import argparse
 from xml.etree import ElementTree
 
-#: The last lines of a report have the assertion and the place.
-LINES_OF_A_FAILURE = 30
+#: The last lines of a short report have the place, the statement, and the error.
+LINES_OF_A_FAILURE = 15
 
 
 def read_cases(files: list[str]) -> list[ElementTree.Element]:

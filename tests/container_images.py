@@ -147,6 +147,16 @@ class Layout:
         (self.path / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": list(listed)}))
 
 
+def image_archive(directory: Path, *entries: tuple[str, bytes]) -> bytes:
+    """Return an archive of a container image in OCI's layout."""
+    layout = Layout(directory / "layout")
+    layout.add("latest", make_tar(*entries))
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        archive.add(layout.path, ".")
+    return data.getvalue()
+
+
 def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

@@ -66,14 +66,14 @@ class NfsHost:
         nfsd.mkdir(parents=True, exist_ok=True)
         (nfsd / "threads").write_text("8\n")
         (nfsd / "versions").write_text("-3 +4 -4.0 +4.1 +4.2\n")
-        (nfsd / "exports").write_text(exports)
         for name, address in (clients or {}).items():
             (nfsd / "clients" / name).mkdir(parents=True)
             text = f'clientid: 0x1\naddress: "{address}:781"\nstatus: confirmed\nminor version: 2\n'
             (nfsd / "clients" / name / "info").write_text(text)
-        content = self.proc / "net" / "rpc" / "auth.unix.ip" / "content"
-        content.parent.mkdir(parents=True, exist_ok=True)
-        content.write_text(domains)
+        for cache, text in (("auth.unix.ip", domains), ("nfsd.export", exports)):
+            content = self.proc / "net" / "rpc" / cache / "content"
+            content.parent.mkdir(parents=True, exist_ok=True)
+            content.write_text(text)
 
 
 def _find(program: str) -> str:

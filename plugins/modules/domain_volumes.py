@@ -13,7 +13,7 @@ description:
     that the C(disks), C(filesystems) and C(volumes) of a VirtualMachineInstance can be pasted. Each key has KubeVirt's
     spelling (C(claimName)) or the one of Ansible (C(claim_name)).
   - An unknown key is an error that names the nearest known key. All errors of a declaration are reported at once, each
-    with its path, such as C(disks[2].lun.bus), and nothing is changed then.
+    with its path, such as C(disks[2].lun.bus), and nothing is changed then. RV(problems) has them as data.
   - The data of volumes is made on this host, in O(directory). Data that exists is kept. A file gets its name when it is
     complete.
   - A host disk is in no directory of the system, such as C(/etc), and not in O(directory) or O(cache). A disk with a
@@ -75,6 +75,8 @@ options:
         of C(disk), C(lun) and C(cdrom), with C(bus), C(readonly), C(tray), C(reservation) and C(pci_address).
       - Further keys are C(serial), C(boot_order), C(cache), C(io), C(error_policy), C(shareable),
         C(dedicated_io_thread), C(block_size) and C(tag).
+      - The metadata of a C(cloud_init_config_drive) describes each disk with a C(tag), with its address and its serial
+        number.
     type: list
     elements: dict
     default: []
@@ -320,6 +322,18 @@ restart_reasons:
   type: list
   elements: str
   sample: [a running domain gets disks on the buses virtio and scsi only, and 'cloudinit' is on 'sata']
+problems:
+  description:
+    - All problems of the declaration, at most 1000. C(path) is the place in the declaration, C(value) the refused
+      value, C(accepted) what is accepted there, and C(rule) the short name of the broken rule.
+  returned: failure, with the error C(InvalidDeclaration)
+  type: list
+  elements: dict
+  sample:
+    - rule: bus
+      path: disks[2].disk.bus
+      value: ide
+      accepted: one of virtio, scsi, sata, usb is expected
 actions:
   description: What was done, or in check mode would be done, in order.
   returned: success

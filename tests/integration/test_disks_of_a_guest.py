@@ -70,7 +70,7 @@ def test_a_running_guest_gets_disks_and_loses_them(site: Lab, guest: Machine, pl
         "reasons": [],
         "target": "sda",
     }
-    site.ssh(guest.name, "[ ! -e /sys/block/sda ] && [ -e /sys/block/sdb ]")
+    site.ssh(guest.name, "until [ ! -e /sys/block/sda ]; do sleep 0.1; done; [ -e /sys/block/sdb ]")
     assert guest.detach(f"{VM}/one") == {"actions": [], "reasons": [], "target": None}
     for path in ("raw", "two"):
         assert "error" not in guest.detach(f"{VM}/{path}")

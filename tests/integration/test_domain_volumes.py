@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import sys
-import tarfile
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,11 @@ from typing import Any
 import ansible_process
 import pytest
 import yaml
-from container_images import Layout, make_tar, qcow2_disk
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidDeclaration
+from container_images import image_archive, qcow2_disk
 from documentation import block
 from lab import Lab
+from refusal import require_failure
 from volume_domain import DIRECTORY, VolumeDomain
 
 MIB = 1 << 20
@@ -58,33 +59,30 @@ def bus(name: str, **device: Any) -> dict[str, Any]:
     return {"name": name, **(device or {"disk": {"bus": "virtio"}})}
 
 
+def pci_address(disk: ET.Element) -> str:
+    place = disk.find("address[@type='pci']")
+    assert place is not None
+    domain, bus, slot, function = (int(place.get(name, ""), 16) for name in ("domain", "bus", "slot", "function"))
+    return f"{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"
+
+
 def let_qemu_write(domain: VolumeDomain, disk: str, byte: int) -> None:
     """Let QEMU write to the beginning of a disk on virtio, like the guest does."""
     line = f'qemu-io -d /machine/peripheral/ua-{disk}/virtio-backend "write -P {byte} 0 512"'
     assert domain.virsh("qemu-monitor-command", "--hmp", line).strip() == ""
 
 
-def container_image(directory: Path, *entries: tuple[str, bytes]) -> bytes:
-    """Return an archive of a container image in OCI's layout."""
-    layout = Layout(directory / "layout")
-    layout.add("latest", make_tar(*entries))
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as archive:
-        archive.add(layout.path, ".")
-    return data.getvalue()
-
-
 @on_both
 def test_every_source_of_a_disk(site: Lab, web: VolumeDomain, tmp_path: Path) -> None:
-    image = container_image(tmp_path, ("disk/disk.qcow2", qcow2_disk(tmp_path)))
+    image = image_archive(tmp_path, ("disk/disk.qcow2", qcow2_disk(tmp_path)))
     site.ssh(web.host, "cat >/srv/volumes/image.tar", stdin=image)
     before = web.definition()
     options: dict[str, Any] = {
         "disks": [
-            bus("claim", disk={"bus": "virtio"}, serial="CLAIM-1", bootOrder=1),
+            bus("claim", disk={"bus": "virtio"}, serial="CLAIM-1", bootOrder=1, tag="data"),
             bus("overlay"),
             bus("container"),
-            bus("empty", disk={"bus": "scsi"}),
+            bus("empty", disk={"bus": "scsi"}, tag="scratch"),
             bus("thick"),
             bus("host", disk={"bus": "sata"}),
             bus("nocloud", cdrom={"bus": "sata"}),
@@ -149,6 +147,17 @@ def test_every_source_of_a_disk(site: Lab, web: VolumeDomain, tmp_path: Path) ->
     }
     drive = web.files_of(web.path("drive"))
     assert drive["openstack/latest/user_data"] == '{"ignition": {}}'
+    # libvirt chose the first address when it got the definition.
+    assert json.loads(drive["openstack/latest/meta_data.json"])["devices"] == [
+        {
+            "type": "disk",
+            "bus": "pci",
+            "address": pci_address(web.disk("claim")),
+            "serial": "CLAIM-1",
+            "tags": ["data"],
+        },
+        {"type": "disk", "bus": "scsi", "address": "0:0:0:0", "tags": ["scratch"]},
+    ]
     assert web.files_of(web.path("map")) == {"a.conf": "x=1\n", "b.conf": "y=2\n"}
     assert web.files_of(web.path("answers")) == {"Unattend.xml": "<a/>"}
     modes = web.shell(f"find {DIRECTORY} -type f -printf '%m %u\\n' | sort -u").split("\n")
@@ -167,7 +176,7 @@ def test_every_source_of_a_disk(site: Lab, web: VolumeDomain, tmp_path: Path) ->
 @on_both
 def test_a_running_domain(web: VolumeDomain) -> None:
     def seed(text: str) -> dict[str, Any]:
-        return {"name": "seed", "cloudInitNoCloud": {"userData": f"#cloud-config\n# {text}\n"}}
+        return {"name": "seed", "cloudInitConfigDrive": {"userData": f"#cloud-config\n# {text}\n"}}
 
     drive = bus("seed", cdrom={"bus": "sata"})
     first = {
@@ -177,7 +186,7 @@ def test_a_running_domain(web: VolumeDomain) -> None:
     web.converge(**first)
     web.virsh("start")
     second = {
-        "disks": [bus("one"), drive, bus("two", disk={"bus": "scsi"}), bus("three")],
+        "disks": [bus("one"), drive, bus("two", disk={"bus": "scsi"}), bus("three", disk={"bus": "virtio"}, tag="new")],
         "volumes": [
             {"name": "one", "emptyDisk": {"capacity": "8Mi"}},
             seed("second"),
@@ -198,7 +207,10 @@ def test_a_running_domain(web: VolumeDomain) -> None:
     running = {name: web.disk(name, running=True).find("source").get("file") for name in ("seed", "two", "three")}
     assert running == {name: web.path(name) for name in ("seed", "two", "three")}
     assert web.shell('test ! -e "$0" && echo gone', old) == "gone\n"
-    assert "# second" in web.files_of(running["seed"])["user-data"]
+    medium = web.files_of(running["seed"])
+    assert "# second" in medium["openstack/latest/user_data"]
+    [device] = json.loads(medium["openstack/latest/meta_data.json"])["devices"]
+    assert device["address"] == pci_address(web.disk("three"))
     assert re.search(r"Capacity:\s+8388608", web.virsh("domblkinfo", "vda"))
     # What can't be done now is done at the next start.
     third = {**second, "disks": [bus("one", disk={"bus": "virtio"}, cache="writethrough"), *second["disks"][1:]]}
@@ -359,7 +371,9 @@ def test_the_module(web: VolumeDomain, module: Callable[..., dict[str, Any]], ex
     assert [one["changed"] for one in results] == [True, True, False]
     assert web.files_of(web.path("token")) == {"token": secret}
     refused = module(web.host, "domain_volumes", **{**options, "volumes": [*options["volumes"], {"name": "x"}]})
-    assert refused["error"] == "InvalidDeclaration"
+    (problem,) = refused["problems"]
+    assert (problem["rule"], problem["path"], problem["value"]) == ("one_source", "volumes[2]", "no source"), problem
+    require_failure(refused, InvalidDeclaration, names=[problem["accepted"]])
     assert secret not in json.dumps([*results, refused])
     assert secret not in execute(web.host, "journalctl", f"--since=@{since}", "--output=cat")
 

@@ -90,6 +90,45 @@ def test_a_disk_that_its_guest_holds_is_unplugged_later(web: VolumeDomain) -> No
     assert all(web.shell('test ! -e "$0"; echo gone', file) == "gone\n" for file in files)
 
 
+def test_what_a_running_domain_keeps_is_reported_until_it_stops(web: VolumeDomain, domain: Callable[..., str]) -> None:
+    """Each later run finds the same reasons, although the definition has lost the devices and their record."""
+    web.virsh("undefine")
+    domain(web.host, web.name, shared=True)
+    own = "<disk type='file'><source file='/srv/volumes/data'/><target dev='sdb' bus='sata'/></disk>"
+    web.execute(web.host, "virsh", "attach-device", web.name, "/dev/stdin", "--config", stdin=own)
+    sata = {"disk": {"bus": "sata"}}
+    options: dict[str, Any] = {
+        "disks": [{"name": "sda", **sata}, {"name": "seed", "cdrom": {"bus": "sata"}}],
+        "filesystems": [{"name": "texts", "virtiofs": {}}],
+        "volumes": [
+            {"name": "sda", "emptyDisk": {"capacity": "4Mi"}},
+            {"name": "seed", "configMap": {"name": "app"}},
+            {"name": "texts", "configMap": {"name": "app"}},
+        ],
+        "config_maps": {"app": {"data": {"a": "1"}}},
+        "downward_metrics": True,
+    }
+    web.declare(**options)
+    web.virsh("start")
+    # The domain has started without a record of the disk that this run adopts.
+    options["disks"].append({"name": "sdb", **sata})
+    options["volumes"].append({"name": "sdb", **CLAIM})
+    assert "error" not in web.declare(**options, claims=CLAIMS)
+    web.virsh("suspend")
+    first = web.declare(purge=True)
+    said = ["sda", "seed", "sdb", "texts", "metrics"]
+    assert all(any(name in reason for reason in first["restart_reasons"]) for name in said), first
+    for _again in range(2):
+        later = web.declare(purge=True)
+        assert later["restart_required"] is True, later
+        assert sorted(later["restart_reasons"]) == sorted(first["restart_reasons"])
+        assert later["changed"] is False, later
+    web.virsh("destroy")
+    stopped = web.declare(purge=True)
+    assert stopped["restart_required"] is False and set(stopped["actions"]) == {"remove file"}, stopped
+    assert web.converge(purge=True)["actions"] == []
+
+
 def test_a_snapshot_of_another_program_stays(web: VolumeDomain) -> None:
     options = empty("own", "claim")
     options["volumes"][1] = {"name": "claim", "persistentVolumeClaim": {"claimName": "data"}}

@@ -159,71 +159,46 @@ def test_a_playbook_without_datastores_is_accepted(tmp_path: Path) -> None:
 
 # Runs with hosts. The first tests begin in check mode with an image, which other tests remove.
 
-#: Variables that remove the image of the tests, and its datastore.
+#: Domains of the tests, and the image for each. The image 5 moves from the first domain to the second.
+IMAGES = {"hot": 1, "cold": 2, "forced": 3, "stubborn": 4, "unshared": 5}
+KEPT = {
+    "vmstore_datastores": [{"name": "site", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}],
+    "vmstore_images": [
+        {"name": f"site_{number}", "datastore": "site", "path": f"/mnt/site/{number}", "persistent": True}
+        for number in IMAGES.values()
+    ],
+}
+#: Variables that remove the images and their datastore.
 GONE = {
-    "vmstore_images": [{"name": "site_rw", "state": "absent"}],
     "vmstore_datastores": [{"name": "site", "state": "absent"}],
+    "vmstore_images": [{"name": image["name"], "state": "absent"} for image in KEPT["vmstore_images"]],
 }
 
 
 @pytest.fixture(scope="module")
-def run_site(site: Lab, tmp_path_factory: pytest.TempPathFactory, execute: Execute) -> Iterator[Callable[..., str]]:
-    """Run the playbook on hv1, front-end and hypervisor in one, with the image `site_rw`, and remove the image at the
-    end. Further hypervisors have variables of their own.
+def converge(site: Lab, tmp_path_factory: pytest.TempPathFactory, execute: Execute) -> Iterator[Callable[..., str]]:
+    """Run the playbook on hv1, front-end and hypervisor in one, with the images, and remove them at the end. Further
+    hypervisors have variables of their own.
     """
-    base = {
-        "vmstore_datastores": [{"name": "site", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}],
-        "vmstore_images": [{"name": "site_rw", "datastore": "site", "path": "/mnt/site", "persistent": True}],
-        "vmstore_cluster_ssh": False,  # one test is enough, see test_the_service_user_reaches_the_hosts
-    }
     inventory = tmp_path_factory.mktemp("site") / "site.yml"
 
-    def run(
-        guests: list[str],
-        exports: list[dict[str, Any]],
-        *arguments: str,
-        others: Mapping[str, Any] | None = None,
-        **variables: Any,
-    ) -> str:
+    def run(guests: list[str], *arguments: str, others: Mapping[str, Any] | None = None, **variables: Any) -> str:
         groups = {"vmstore_frontend": ["hv1"], "vmstore_hypervisors": ["hv1"], "vmstore_guests": guests}
         children: dict[str, Any] = {name: {"hosts": dict.fromkeys(hosts)} for name, hosts in groups.items()}
         children["vmstore_hypervisors"]["hosts"].update(others or {})
-        inventory.write_text(
-            yaml.safe_dump({"all": {"vars": {**base, "vmstore_exports": exports, **variables}, "children": children}})
-        )
+        # One test of the access by ssh is enough, see test_the_service_user_manages_disks_on_another_host.
+        declared = {**KEPT, "vmstore_cluster_ssh": False, **variables}
+        inventory.write_text(yaml.safe_dump({"all": {"vars": declared, "children": children}}))
         command = block("README.md", "A whole site").text.split()
         assert command[:3] == ["ansible-playbook", "-i", "inventory"]
         return ansible("-i", site.inventory, "-i", inventory, *command[3:], *arguments)
 
-    execute("hv1", "install", "--directory", "--owner=100000", "--group=100000", "/mnt/site")
-    run([], [])
+    for number in IMAGES.values():
+        execute("hv1", "install", "--directory", "--owner=100000", "--group=100000", f"/mnt/site/{number}")
+    run([])
     yield run
+    run([], **GONE)
     execute("hv1", "rm", "-rf", "/mnt/site", "/var/lib/one/vmstore", "/var/lib/one/datastores")
-
-
-@pytest.fixture
-def converge(run_site: Callable[..., str]) -> Iterator[Callable[..., str]]:
-    """Run the playbook for exports, with the guest `hot` and at most one more. Remove the remaining exports and their
-    image at the end.
-    """
-    guests = ["hot"]
-    present: dict[str, dict[str, Any]] = {}
-
-    def run(exports: list[dict[str, Any]], *arguments: str, guest: str | None = None, **variables: Any) -> str:
-        if guest is not None and guest not in guests:
-            guests.append(guest)
-        by_name = {f"{one['domain']} {one['image']}": one for one in exports}
-        present.update({name: one for name, one in by_name.items() if "state" not in one})
-        output = run_site(guests, exports, *arguments, **variables)
-        if "--check" not in arguments:
-            for name in [name for name, one in by_name.items() if "state" in one]:
-                present.pop(name, None)
-        return output
-
-    yield run
-    if present:
-        # The playbook removes everything at once, and each user of a resource before the resource.
-        run([{**one, "state": "absent"} for one in present.values()], **GONE)
 
 
 @pytest.fixture
@@ -239,34 +214,82 @@ def foretold(converge: Callable[..., str]) -> Callable[..., str]:
     return run
 
 
-def test_an_export_comes_moves_in_the_guest_and_goes(
-    site: Lab, converge: Callable[..., str], foretold: Callable[..., str], execute: Execute
+def export_to(domain: str, **options: Any) -> dict[str, Any]:
+    return {"host": "hv1", "domain": domain, "image": f"site_{IMAGES[domain]}", **options}
+
+
+def absent(exports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**export, "state": "absent"} for export in exports]
+
+
+def test_exports_come_move_and_go(
+    site: Lab,
+    ordinary: str,
+    converge: Callable[..., str],
+    foretold: Callable[..., str],
+    execute: Execute,
+    domain: Callable[..., str],
 ) -> None:
-    export = {
-        "host": "hv1",
-        "domain": "hot",
-        "image": "site_rw",
-        "mount_point": "/srv/old",
-        "mount_options": ["noatime"],
-    }
-    foretold([export])
-    assert "noatime" in site.ssh("hot", "findmnt", "--noheadings", "--types", "virtiofs", "--mountpoint", "/srv/old")
+    # The memory of these domains isn't shared, therefore exports can't be attached while they run.
+    for name in ("unshared", "forced"):
+        domain("hv1", name, start=True)
+    # This domain has no system that could release a device.
+    domain("hv1", "stubborn", shared=True, start=True)
 
-    moved = {**export, "mount_point": "/srv/new"}
-    foretold([moved])
-    assert site.ssh("hot", "findmnt", "--noheadings", "--types", "virtiofs", "--output", "TARGET").split() == [
-        "/srv/new"
+    def list_mounts(guest: str) -> dict[str, str]:
+        command = "findmnt --noheadings --types virtiofs --output TARGET,OPTIONS"
+        return dict(line.split() for line in site.ssh(guest, command, check=False).splitlines())
+
+    def has_image(number: int, *arguments: str) -> bool:
+        return f"/mnt/site/{number}" in execute("hv1", "virsh", "dumpxml", *arguments)
+
+    boot = site.ssh(ordinary, "cat", "/proc/sys/kernel/random/boot_id")
+    mounted = export_to("hot", mount_point="/srv/old", mount_options=["noatime"])
+    others = [
+        export_to("cold", restart="when_needed", mount_point="/srv/site"),
+        export_to("forced", restart="when_needed_force", restart_timeout=1),
+        export_to("stubborn"),
     ]
-    assert "/srv/old" not in site.ssh("hot", "cat", "/etc/fstab")
-    assert count_changes(converge([moved])) == 0
+    leaving = {**export_to("unshared"), "domain": "hot"}
+    guests = ["hot", ordinary]
+    said = foretold(guests, vmstore_exports=[mounted, *others, leaving])
+    assert "Shut these domains down" not in said
+    assert len(list_mounts("hot")) == 2 and "noatime" in list_mounts("hot")["/srv/old"]
+    assert site.ssh(ordinary, "cat", "/proc/sys/kernel/random/boot_id") != boot
+    assert list(list_mounts(ordinary)) == ["/srv/site"]
+    assert has_image(3, "forced") and has_image(4, "stubborn") and has_image(5, "hot")
 
-    gone = {**moved, "state": "absent"}
-    assert count_changes(foretold([gone])) == 2
-    assert site.ssh("hot", "findmnt", "--mountpoint", "/srv/new", check=False) == ""
-    assert "/srv/new" not in site.ssh("hot", "cat", "/etc/fstab")
-    for arguments in (["hot"], ["--inactive", "hot"]):
-        assert "/mnt/site" not in execute("hv1", "virsh", "dumpxml", *arguments)
-    assert count_changes(converge([gone])) == 0
+    mounted = {**mounted, "mount_point": "/srv/new"}
+    foretold(guests, vmstore_exports=[mounted, *others, leaving])
+    assert sorted(list_mounts("hot"))[1:] == ["/srv/new"]
+    assert "/srv/old" not in site.ssh("hot", "cat", "/etc/fstab")
+
+    late = export_to("unshared")
+    restart_is_left = (
+        "Shut these domains down and start them again, so that they see what was exported to them: unshared on hv1."
+    )
+    # Check mode doesn't predict what follows the removal of an export.
+    said = converge(guests, vmstore_exports=[mounted, *others, late, *absent([leaving])])
+    assert restart_is_left in " ".join(said.split())
+    assert list(list_mounts("hot")) == ["/srv/new"]
+    assert has_image(5, "--inactive", "unshared") and not has_image(5, "unshared") and not has_image(5, "hot")
+    # Each run prints the notice until the restart is done.
+    again = converge(guests, vmstore_exports=[mounted, *others, late])
+    assert count_changes(again) == 0
+    assert restart_is_left in " ".join(again.split())
+
+    gone = absent([mounted, *others, late])
+    said = " ".join(foretold(guests, vmstore_exports=gone).split())
+    assert "The domain stubborn on hv1 has the image site_4 until the domain is shut down" in said
+    assert list_mounts("hot") == list_mounts(ordinary) == {}
+    for guest in guests:
+        assert "/srv" not in site.ssh(guest, "cat", "/etc/fstab")
+    for name, number in IMAGES.items():
+        assert has_image(number, name) == (name == "stubborn")
+        assert not has_image(number, "--inactive", name)
+    execute("hv1", "virsh", "destroy", "stubborn")
+    assert count_changes(converge(guests, vmstore_exports=gone)) == 1
+    assert count_changes(converge(guests, vmstore_exports=gone)) == 0
 
 
 #: Program that prints the owners of the disks of the VM 0.
@@ -283,7 +306,7 @@ def plain_host(execute: Execute) -> Iterator[str]:
 
 
 def test_the_service_user_manages_disks_on_another_host(
-    run_site: Callable[..., str], plain_host: str, execute: Execute, domain: Callable[..., str]
+    converge: Callable[..., str], plain_host: str, execute: Execute, domain: Callable[..., str]
 ) -> None:
     """The default is access between all hosts. test_cluster_ssh.py has several hosts."""
     domain(plain_host, "web")
@@ -293,22 +316,20 @@ def test_the_service_user_manages_disks_on_another_host(
     execute("hv1", "sh", "-euc", 'mkdir -p "${0%/*}"; qemu-img create -q -f qcow2 "$0" 1M', image["path"])
     vm["disks"] += [{"size": "1M", "state": "absent"}, {"size": "8M"}]
     vm["context"]["variables"] = {"ROOT_PASSWORD": "unspeakable"}
-    kept = {"name": "site", "ds_driver": "virtiofs", "tm_driver": "virtiofs"}
-    kept_image = {"name": "site_rw", "datastore": "site", "path": "/mnt/site", "persistent": True}
     variables: dict[str, Any] = {
         "others": {plain_host: {name: documented[name] for name in documented if name.startswith("hypervisor_")}},
         "vmstore_cluster_ssh": True,
     }
     declared = {
         **variables,
-        "vmstore_datastores": [kept, *documented["vmstore_datastores"]],
-        "vmstore_images": [kept_image, image],
+        "vmstore_datastores": [*KEPT["vmstore_datastores"], *documented["vmstore_datastores"]],
+        "vmstore_images": [*KEPT["vmstore_images"], image],
         "vmstore_vms": [vm],
     }
 
-    told = run_site([], [], "--check", **declared)
+    told = converge([], "--check", **declared)
     assert "doesn't predict the disks of virtual machines, because these hosts" in " ".join(told.split())
-    done = run_site([], [], "-vv", **declared)
+    done = converge([], "-vv", **declared)
     # Check mode predicts neither the disks, nor the datastores and images, of which a removed disk may be the last use.
     assert count_changes(done) == count_changes(told) + 3
     assert "unspeakable" not in told + done
@@ -318,87 +339,28 @@ def test_the_service_user_manages_disks_on_another_host(
     assert execute(plain_host, "sh", "-c", OWNERS).split() == ["disk.0", "oneadmin", "disk.2", "oneadmin"]
     assert "/0/0/disk.0" in execute(plain_host, "virsh", "domblklist", "web")
     # The service user reads the disks of the running domain.
-    assert count_changes(run_site([], [], **declared)) == 0
+    assert count_changes(converge([], **declared)) == 0
 
     execute(plain_host, "virsh", "destroy", "web")
     gone = {
         **variables,
-        "vmstore_datastores": [kept, {"name": "disks", "state": "absent"}],
-        "vmstore_images": [kept_image, {"name": image["name"], "state": "absent"}],
+        "vmstore_datastores": [*KEPT["vmstore_datastores"], {"name": "disks", "state": "absent"}],
+        "vmstore_images": [*KEPT["vmstore_images"], {"name": image["name"], "state": "absent"}],
         "vmstore_vms": [{"vm": "web", "host": plain_host, "context": vm["context"], "state": "absent"}],
     }
     # The context and the disks. The image has its disk until then.
-    assert count_changes(run_site([], [], "--check", **gone)) == 2
-    assert count_changes(run_site([], [], **gone)) == 4
+    assert count_changes(converge([], "--check", **gone)) == 2
+    assert count_changes(converge([], **gone)) == 4
     assert "disk.0" not in execute(plain_host, "virsh", "domblklist", "web")
     assert execute(plain_host, "ls", vm["context"]["path"], "/var/lib/one/datastores/0/0", check=False) == ""
-
-
-def test_a_guest_has_the_mount_once_its_domain_was_restarted(
-    site: Lab, ordinary: str, converge: Callable[..., str], foretold: Callable[..., str]
-) -> None:
-    boot = site.ssh(ordinary, "cat", "/proc/sys/kernel/random/boot_id")
-    export = {
-        "host": "hv1",
-        "domain": ordinary,
-        "image": "site_rw",
-        "restart": "when_needed",
-        "mount_point": "/srv/site",
-    }
-    foretold([export], guest=ordinary)
-    assert site.ssh(ordinary, "cat", "/proc/sys/kernel/random/boot_id") != boot
-    assert site.ssh(ordinary, "findmnt", "--noheadings", "--types", "virtiofs", "--output", "TARGET").split() == [
-        "/srv/site"
-    ]
-    assert count_changes(converge([export])) == 0
-
-
-def test_an_export_moves_and_says_that_a_restart_is_left_to_do(
-    converge: Callable[..., str], execute: Execute, domain: Callable[..., str]
-) -> None:
-    # The memory of the guest isn't shared, therefore exports can't be attached while the guest runs.
-    domain("hv1", "unshared", start=True)
-    first = {"host": "hv1", "domain": "hot", "image": "site_rw"}
-    second = {"host": "hv1", "domain": "unshared", "image": "site_rw"}
-    assert "Shut these domains down" not in converge([first])
-    said = " ".join(converge([{**first, "state": "absent"}, second]).split())
-    assert (
-        "Shut these domains down and start them again, so that they see what was exported to them: unshared on hv1."
-        in said
-    )
-    # Each run prints the notice until the restart is done.
-    again = converge([second])
-    assert count_changes(again) == 0
-    assert "unshared on hv1." in again
-    assert "/mnt/site" in execute("hv1", "virsh", "dumpxml", "--inactive", "unshared")
-    assert "/mnt/site" not in execute("hv1", "virsh", "dumpxml", "unshared")
-
-
-def test_an_export_restarts_its_domain_where_that_is_asked_for(
-    converge: Callable[..., str], execute: Execute, domain: Callable[..., str]
-) -> None:
-    domain("hv1", "unshared", start=True)
-    export = {
-        "host": "hv1",
-        "domain": "unshared",
-        "image": "site_rw",
-        "restart": "when_needed_force",
-        "restart_timeout": 1,
-    }
-    assert "Shut these domains down" not in converge([export])
-    assert "/mnt/site" in execute("hv1", "virsh", "dumpxml", "unshared")
-    assert count_changes(converge([export])) == 0
 
 
 def test_images_with_data_are_kept(
     converge: Callable[..., str], foretold: Callable[..., str], execute: Execute
 ) -> None:
-    datastores = [
-        {"name": "site", "ds_driver": "virtiofs", "tm_driver": "virtiofs"},
-        {"name": "disks", "ds_driver": "fs", "tm_driver": "ssh"},
-    ]
+    datastores = [*KEPT["vmstore_datastores"], {"name": "disks", "ds_driver": "fs", "tm_driver": "ssh"}]
     images = [
-        {"name": "site_rw", "datastore": "site", "path": "/mnt/site", "persistent": True},
+        *KEPT["vmstore_images"],
         {
             "name": "empty",
             "datastore": "disks",
@@ -419,18 +381,3 @@ def test_images_with_data_are_kept(
     )
     assert sorted(listed.split("\n"))[-2:] == ["file format: qcow2", "file format: raw"]
     assert count_changes(converge([], vmstore_datastores=datastores, vmstore_images=images)) == 0
-
-
-def test_an_image_is_given_back_when_the_running_domain_has_lost_it(
-    converge: Callable[..., str], execute: Execute, domain: Callable[..., str]
-) -> None:
-    # The domain has no system that could release a device.
-    domain("hv1", "stubborn", shared=True, start=True)
-    export = {"host": "hv1", "domain": "stubborn", "image": "site_rw"}
-    converge([export])
-    said = " ".join(converge([{**export, "state": "absent"}]).split())
-    assert "The domain stubborn on hv1 has the image site_rw until the domain is shut down" in said
-    assert "/mnt/site" in execute("hv1", "virsh", "dumpxml", "stubborn")
-    execute("hv1", "virsh", "destroy", "stubborn")
-    assert count_changes(converge([{**export, "state": "absent"}])) == 1
-    assert count_changes(converge([{**export, "state": "absent"}])) == 0

@@ -51,7 +51,7 @@ class InvalidInput(VmstoreError):
     def __init__(self, option: str, value: object, accepted: str) -> None:
         from .secrets import withhold  # a mistyped URL, or a URL in another option, still contains its password
 
-        shown = repr(withhold(value)) if isinstance(value, str) else withhold(repr(value))
+        shown = repr(withhold(value)) if isinstance(value, str) else withhold(print_value(value))
         if len(shown) > LONGEST_SHOWN:
             shown = f"{shown[:LONGEST_SHOWN]}... ({len(shown)} characters)"
         super().__init__(
@@ -169,6 +169,14 @@ class StaleState(VmstoreError):
     """A checked state has changed before it was used."""
 
 
+def print_value(value: object) -> str:
+    """Return a value in Python's notation. Python refuses to print a number of thousands of digits."""
+    try:
+        return repr(value)
+    except ValueError:
+        return "<a number with too many digits>"
+
+
 def printable(text: str) -> str:
     """Return a text of another host or program without line ends and control characters for a terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
@@ -231,5 +239,6 @@ __all__ = [
     "VmstoreError",
     "from_os_error",
     "missing_command",
+    "print_value",
     "printable",
 ]

@@ -109,11 +109,19 @@ class Plan:
         """
         plan = self._record(recording) if self.actions or self.checks else self
         plan._finish()
-        if len(plan.errors) == 1 and not plan.changed:
-            raise plan.errors[0]
-        if plan.errors:
-            raise PartlyDone(" ".join(map(str, plan.errors)), plan)
+        plan.raise_errors()
         return plan
+
+    def raise_errors(self) -> None:
+        """Raise the failures while the rest of the plan was done.
+
+        :raises VmstoreError: the only one, if nothing has changed.
+        :raises PartlyDone: a part is done and stays.
+        """
+        if len(self.errors) == 1 and not self.changed:
+            raise self.errors[0]
+        if self.errors:
+            raise PartlyDone(" ".join(map(str, self.errors)), self)
 
     def _record(self, recording: Callable[[Plan], contextlib.AbstractContextManager[Plan]]) -> Plan:
         prepared: dict[Preparation, tuple[Action, Callable[[], object]]] = {}

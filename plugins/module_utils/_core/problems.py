@@ -6,9 +6,16 @@
 
 from __future__ import annotations
 
-from .errors import InvalidDeclaration
+from .errors import LONGEST_SHOWN, InvalidDeclaration, print_value
 from .records import dataclass
 from .secrets import withhold
+
+#: Upper bound of the bits of a number in JSON that every reader supports.
+_MOST_BITS = 63
+#: Upper bound of the problems that are collected. A declaration can have a hundred thousand.
+MOST_PROBLEMS = 1000
+#: Upper bound of the characters of a path. A key of the user is a part of a path.
+_LONGEST_PATH = 400
 
 
 @dataclass(frozen=True)
@@ -26,15 +33,32 @@ class Problem:
     value: object
     accepted: str
 
+    def as_dict(self) -> dict[str, object]:
+        """Return plain data for a result. A long value is cut."""
+        return {"rule": self.rule, "path": self.path, "value": _plain(self.value), "accepted": self.accepted}
+
+
+def _plain(value: object) -> object:
+    """Return a value as JSON has it. A long text is cut, and anything but a text, a number or a flag is printed."""
+    if value is None or (isinstance(value, int) and value.bit_length() <= _MOST_BITS):
+        return value
+    text = value if isinstance(value, str) else print_value(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
 
 class Problems:
-    """A collection of problems."""
+    """A collection of the first :data:`MOST_PROBLEMS` problems."""
 
     def __init__(self) -> None:
         self.found: list[Problem] = []
 
     def add(self, rule: str, path: str, value: object, accepted: str) -> None:
-        """Add a problem. The arguments are the fields of :class:`Problem`. A password in a URL is withheld."""
+        """Add a problem. The arguments are the fields of :class:`Problem`. A password in a URL is withheld, and a long
+        path is cut.
+        """
+        if len(self.found) >= MOST_PROBLEMS:
+            return
+        path = path if len(path) <= _LONGEST_PATH else f"{path[:_LONGEST_PATH]}..."
         self.found.append(Problem(rule, path, withhold(value) if isinstance(value, str) else value, accepted))
 
     def raise_any(self) -> None:

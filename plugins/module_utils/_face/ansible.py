@@ -15,7 +15,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from .._core.arguments import ArgumentSpec, refuse_truth_values
 from .._core.descriptors import open_standard_descriptors
-from .._core.errors import DependencyMissing, InvalidInput, PartlyDone, VmstoreError, from_os_error
+from .._core.errors import DependencyMissing, InvalidDeclaration, InvalidInput, PartlyDone, VmstoreError, from_os_error
 from .._core.plan import Plan
 from .._core.secrets import WITHHELD, is_secret_name, secrets_of
 from .._service.service import Service
@@ -199,10 +199,14 @@ def run_info_module(spec: ArgumentSpec, read: Callable[[Mapping[str, Any]], Mapp
     module.exit_json(changed=False, **found)
 
 
-def _class_of(error: VmstoreError) -> dict[str, str]:
+def _class_of(error: VmstoreError) -> dict[str, object]:
     """Return the keys by which a playbook recognizes an error. docs/errors.md documents the keys."""
-    kind = {"error": type(error).__name__}
-    return {**kind, "option": error.option} if isinstance(error, InvalidInput) else kind
+    found: dict[str, object] = {"error": type(error).__name__}
+    if isinstance(error, InvalidInput):
+        found["option"] = error.option
+    elif isinstance(error, InvalidDeclaration):
+        found["problems"] = [one.as_dict() for one in error.problems]
+    return found
 
 
 @contextlib.contextmanager

@@ -65,14 +65,21 @@ class TextDirectory:
         with os_errors(f"write {self.path}"), _opened(self.path) as base:
             self._sweep(base)
             name = f"{_HIDDEN}{secrets.token_hex(8)}"
-            _write_tree(os.path.join(self.path, name), files)
-            os.symlink(name, _NEW, dir_fd=base)
-            if exists_at(base, _DATA) and not is_link_at(base, _DATA):
-                self._remove(base, _DATA)
-            os.rename(_NEW, _DATA, src_dir_fd=base, dst_dir_fd=base)
             wanted = {path.split("/")[0] for path in files}
-            for one in wanted.difference(os.listdir(base)):
-                os.symlink(f"{_DATA}/{one}", one, dir_fd=base)
+            links = wanted.difference(os.listdir(base))
+            try:
+                _write_tree(os.path.join(self.path, name), files)
+                os.symlink(name, _NEW, dir_fd=base)
+                for one in links:
+                    os.symlink(f"{_DATA}/{one}", one, dir_fd=base)
+                if exists_at(base, _DATA) and not is_link_at(base, _DATA):
+                    self._remove(base, _DATA)
+                os.rename(_NEW, _DATA, src_dir_fd=base, dst_dir_fd=base)
+            except BaseException:
+                for one in (*links, _NEW, name):
+                    with contextlib.suppress(OSError):
+                        self._remove(base, one)
+                raise
             for one in os.listdir(base):
                 if not one.startswith(_HIDDEN) and one not in wanted:
                     self._remove(base, one)

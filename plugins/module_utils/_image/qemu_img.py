@@ -8,13 +8,14 @@ open other files.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from .._core.command import Completed, reason, run
 from .._core.directory import descriptor_path
-from .._core.errors import CommandFailed, missing_command
+from .._core.errors import CommandFailed, from_os_error, missing_command
 from .._core.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def run_qemu_img(
         time are proportional to this number.
     :arg timeout: upper bound in seconds for any amount of data.
     :arg accept: see :func:`run`, also for ``watch``.
+    :raises NoSpace: the file system of a written file is full.
     :raises CommandFailed: qemu-img is missing, failed or exceeded a limit. The message has the paths of files.
     :raises UnsupportedAction: the kernel can't confine qemu-img to the files.
     """
@@ -80,6 +82,8 @@ def run_qemu_img(
             f"The command 'qemu-img' did not end in {limits_for(data)}, which are for {data} bytes of data, with "
             f"{names} ({describe_failure(done)})."
         )
+    if os.strerror(errno.ENOSPC) in done.stderr:
+        raise from_os_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), f"write {', '.join(writes.values())}")
     raise CommandFailed(f"The command 'qemu-img' failed with exit code {done.returncode}: {describe_failure(done)}")
 
 

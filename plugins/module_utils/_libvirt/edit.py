@@ -13,7 +13,7 @@ from .._core.errors import LibvirtFailed, StaleState
 from .._core.records import dataclass
 from .connection import Domain
 from .difference import first_difference
-from .domain_xml import devices, parse, pretty, to_text
+from .domain_xml import attribute, devices, parse, pretty, to_text
 
 #: Upper bound of the time in which a guest releases a device, in seconds.
 UNPLUG_DEADLINE = 20
@@ -23,6 +23,9 @@ SAVED_STATE = (
     "the domain has a saved state, which its next start resumes with the old devices, unless 'virsh "
     "managedsave-remove' forgets it"
 )
+
+#: The kinds of devices that libvirt never adds to a definition itself.
+_KINDS = ("disk", "filesystem", "interface")
 
 
 class DefinitionEdit:
@@ -35,6 +38,8 @@ class DefinitionEdit:
         #: The definition that :meth:`apply` writes.
         self.root = parse(self._text)
         self._extensible: set[ET.Element] = set()
+        #: The definition that libvirt keeps since :meth:`apply`; ``None`` if another program has a part in it.
+        self._defined: str | None = None
 
     def add_device(self, device: ET.Element) -> None:
         """Add a device. libvirt may add elements to the device, such as an address and an alias."""
@@ -64,6 +69,9 @@ class DefinitionEdit:
     def apply(self) -> None:
         """Define the domain again and compare the definition that libvirt keeps with :attr:`root`.
 
+        libvirt has no call that compares and defines. A change of another program between these two calls is lost. A
+        disk, a filesystem or an interface that another program adds right afterwards stays.
+
         :raises StaleState: another program has changed the definition since it was read.
         :raises LibvirtFailed: libvirt refuses the definition or drops a part of it. The old definition is back then.
         """
@@ -73,7 +81,11 @@ class DefinitionEdit:
                 "run the module again."
             )
         self.domain.define(to_text(self.root))
-        difference = first_difference(self.root, parse(self.domain.persistent_xml()), self._extensible)
+        text = self.domain.persistent_xml()
+        found = parse(text)
+        # An addition of another program is no change by libvirt, and an undo would lose it.
+        self._defined = None if _drop_additions(found, self.root) else text
+        difference = first_difference(self.root, found, self._extensible)
         if difference is not None:
             self.undo()
             raise LibvirtFailed(
@@ -82,8 +94,32 @@ class DefinitionEdit:
             )
 
     def undo(self) -> None:
-        """Put the old definition back."""
+        """Put the old definition back, unless the domain was undefined meanwhile.
+
+        :raises StaleState: another program has changed the definition since :meth:`apply`.
+        """
+        if not self.domain.is_persistent:
+            return
+        if self.domain.persistent_xml() != self._defined:
+            raise StaleState(
+                f"The definition of the domain {self.domain.name!r} stays as another program has changed it in the "
+                "meantime."
+            )
         self.domain.restore(self._text)
+
+
+def _drop_additions(found: ET.Element, expected: ET.Element) -> bool:
+    """Remove the devices of :data:`_KINDS` that ``expected`` lacks, and return whether there were any."""
+    known = {_identity(device) for device in devices(expected)}
+    added = [one for one in devices(found) if one.tag in _KINDS and _identity(one) not in known]
+    for device in added:
+        devices(found).remove(device)
+    return bool(added)
+
+
+def _identity(device: ET.Element) -> tuple[str, ...]:
+    places = (("target", "dev"), ("target", "dir"), ("mac", "address"))
+    return (str(device.tag), *(attribute(device, *place) or "" for place in places))
 
 
 def _parts(root: ET.Element) -> list[ET.Element]:

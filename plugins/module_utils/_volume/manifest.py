@@ -164,7 +164,8 @@ def _read_objects(found: ManifestOptions, documents: Sequence[Mapping[str, Any]]
             # Kubernetes has the data of a secret in base64.
             _add_content(found, "secrets", name, document.get("stringData"), document.get("data"))
         elif kind == "PersistentVolumeClaim":
-            annotations = {key: str(one) for key, one in _dictionary(metadata, "annotations").items()}
+            given = _dictionary(metadata, "annotations").items()
+            annotations = {key: str(one) for key, one in given if isinstance(one, (str, bool))}
             thick |= {name} if is_thick(annotations) else set()
         else:
             found.warnings.append(f"The object {name!r} of the kind {kind} is ignored: {_OTHER}.")

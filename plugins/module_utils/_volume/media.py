@@ -196,6 +196,11 @@ def label_of(source: object) -> str | None:
     return SYSPREP_LABEL if isinstance(source, Sysprep) else None
 
 
+def has_addresses(source: object) -> bool:
+    """Return whether the files of a volume have the addresses of disks with a tag."""
+    return isinstance(source, CloudInit) and source.kind != NO_CLOUD
+
+
 def tagged_devices(disks: Sequence[VolumeDisk], tags: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return the description of the disks with a tag, for the metadata of a ConfigDrive.
 
@@ -254,6 +259,7 @@ __all__ = [
     "GuestFiles",
     "Identity",
     "default_hostname",
+    "has_addresses",
     "label_of",
     "tagged_devices",
 ]

@@ -40,6 +40,8 @@ def read_quantity(value: object) -> int | None:
     """
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return None
+    if isinstance(value, int) and not 0 <= value <= HIGHEST:  # Python prints no number of thousands of digits
+        return None
     text = str(value)
     match = _QUANTITY.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:

@@ -53,6 +53,16 @@ class _Record:
     complete: bool = False
 
 
+#: Upper bound of the number of root's inotify instances, which all containers share.
+_INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+
+
+def _raise_inotify_limit() -> None:
+    """Raise the default of 128 to 1024. The systemd of a host has ten, and units fail without one."""
+    if int(_INOTIFY.read_text(encoding="ascii")) < 1024:
+        _INOTIFY.write_text("1024", encoding="ascii")
+
+
 class Lab:
     """The lab called *name*. The object holds no state: two processes with the same lab see the same state."""
 
@@ -183,6 +193,7 @@ class Lab:
                 strict=True,
             )
         )
+        _raise_inotify_limit()
         with self._step("network"):
             addresses = ipaddress.ip_network(self._podman.create_network(record.network))
         record = replace(

@@ -45,6 +45,7 @@ class UmlHost(Host):
             [
                 "/usr/local/sbin/lab-host",
                 f"mem={self._memory}M",
+                "seccomp=auto",
                 f"ubd0=/var/tmp/root.cow,{image}/root.img",
                 "root=/dev/ubda",
                 "rw",

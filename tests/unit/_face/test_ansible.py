@@ -11,13 +11,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from ansible.module_utils.common.parameters import PASS_VARS
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.granary.vmstore.plugins.module_utils._catalog.catalog import open_catalog
 from ansible_collections.granary.vmstore.plugins.module_utils._core.arguments import ArgumentSpec
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidDeclaration
+from ansible_collections.granary.vmstore.plugins.module_utils._core.problems import Problem
 from ansible_collections.granary.vmstore.plugins.module_utils._face.ansible import run_info_module, run_module
 from ansible_collections.granary.vmstore.plugins.module_utils._service.context.context import ContextService
 from ansible_collections.granary.vmstore.plugins.module_utils._service.context.desired import VM_CONTEXT_SPEC
@@ -66,6 +68,24 @@ def test_a_defect_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert answer["failed"]
     assert answer["msg"] == "A defect in granary.vmstore: KeyError: 'nothing'."
     assert {"error", "option"}.isdisjoint(answer)
+
+
+def test_the_problems_of_a_declaration(capsys: pytest.CaptureFixture[str]) -> None:
+    """A playbook gets them as data. JSON has no number of thousands of digits, and nobody reads a megabyte."""
+    values: list[object] = [None, 7, "virtio", "x" * (1 << 20), 10**9999, float("inf"), b"x"]
+    given = [Problem(f"rule{place}", f"disks[{place}]", value, "less") for place, value in enumerate(values)]
+
+    def read(_options: object) -> NoReturn:
+        raise InvalidDeclaration(given)
+
+    with patch_module_args({}), pytest.raises(SystemExit):
+        run_info_module(ArgumentSpec({}), read)
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["failed"], answer["error"], "option" in answer) == (True, "InvalidDeclaration", False)
+    assert answer["problems"][2] == {"rule": "rule2", "path": "disks[2]", "value": "virtio", "accepted": "less"}
+    found = [one["value"] for one in answer["problems"]]
+    assert found[:2] == [None, 7] and found[5:] == ["inf", "b'x'"]
+    assert all(len(str(one)) < 250 for one in found) and len(answer["msg"]) < 1000
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import FileAccessFailed
 from ansible_collections.granary.vmstore.plugins.module_utils._host.passing import let_only_pass
 from ansible_collections.granary.vmstore.plugins.module_utils._host.text_directory import TextDirectory
+from refusal import refused
 
 
 @pytest.fixture
@@ -52,6 +53,15 @@ def test_one_rename_changes_all_texts(directory: TextDirectory) -> None:
     assert len(os.listdir(directory.path)) == 6
     directory.sweep()
     assert len(os.listdir(directory.path)) == 5
+
+
+def test_a_failed_write_leaves_nothing_but_the_old_texts(directory: TextDirectory) -> None:
+    directory.write({"a": b"1"})
+    before = sorted(os.listdir(directory.path))
+    with refused(FileAccessFailed):
+        directory.write({"a": b"2", "b": b"2", f"sub/{'x' * 300}": b"2"})
+    assert sorted(os.listdir(directory.path)) == before
+    assert (Path(directory.path) / "a").read_bytes() == b"1"
 
 
 def test_an_interrupted_run_leaves_the_old_texts(directory: TextDirectory) -> None:

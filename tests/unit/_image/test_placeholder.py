@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import (
-    CommandFailed,
     Conflict,
     FileAccessFailed,
     InvalidInput,
+    NoSpace,
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._image.placeholder import (
     Placeholder,
@@ -135,6 +135,6 @@ def test_a_full_file_system(vm: Path, tmpfs: Path) -> None:
     room = os.statvfs(tmpfs)
     with open(tmpfs / "filler", "wb") as file:
         os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize)
-    with refused(CommandFailed):
+    with refused(NoSpace):
         make(full, Placeholder("disk.0", "qcow2", SIZE))
     assert not list(full.iterdir())

@@ -100,6 +100,44 @@ def test_the_change_of_another_program_stays(
     assert definition(defined) == other
 
 
+def test_the_change_of_another_program_is_not_taken_back(
+    host: libvirt.virConnect, defined: libvirt.virDomain, domain: Domain
+) -> None:
+    """A later step of the same plan failed, after another program had added something to the new definition."""
+    edit = DefinitionEdit(domain)
+    edit.add_device(disk())
+    edit.apply()
+    host.defineXML(definition(defined).replace("<title>old", "<title>other"))
+    other = definition(defined)
+    with refused(
+        StaleState,
+        says="The definition of the domain 'a' stays as another program has changed it in the meantime.",
+    ):
+        edit.undo()
+    assert definition(defined) == other
+
+
+def test_a_disk_that_another_program_adds_right_after_the_definition_stays(
+    host: libvirt.virConnect, defined: libvirt.virDomain, domain: Domain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Domain.define
+
+    def disturbed(self: Domain, text: str, *, validate: bool = True) -> None:
+        real(self, text, validate=validate)
+        other = ET.tostring(disk("vdz"), encoding="unicode")
+        host.defineXML(definition(defined).replace("<devices>", f"<devices>{other}"))
+
+    monkeypatch.setattr(Domain, "define", disturbed)
+    edit = DefinitionEdit(domain)
+    edit.add_device(disk())
+    edit.apply()
+    monkeypatch.undo()
+    with refused(StaleState, names=["'a'"]):
+        edit.undo()
+    found = ET.fromstring(definition(defined)).findall("devices/disk/target")
+    assert [one.get("dev") for one in found] == ["vda", "vdz"]
+
+
 def test_a_part_that_libvirt_does_not_keep_is_named_and_the_old_definition_is_back(
     defined: libvirt.virDomain, domain: Domain, monkeypatch: pytest.MonkeyPatch
 ) -> None:

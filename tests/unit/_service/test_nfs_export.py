@@ -597,7 +597,7 @@ def test_an_export_of_the_kernel_that_is_out_of_date(nfs_host: NfsHost) -> None:
     assert [(one.name, one.subject, one.before, one.after) for one in plan.actions] == [
         (
             "update kernel exports",
-            "/proc/fs/nfsd/exports",
+            "/proc/net/rpc/nfsd.export/content",
             f"*,{NETWORK}(rw,sync,no_root_squash)\n",
             None,
         )

@@ -75,7 +75,7 @@ OBJECTS = [
     },
     {
         "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "web-data", "annotations": {"x/storage.thick-provisioned": "true"}},
+        "metadata": {"name": "web-data", "annotations": {"x/storage.thick-provisioned": "true", "x": 10**9999}},
     },
     {"kind": "PersistentVolumeClaim", "metadata": {"name": "golden"}},
     {"kind": "Service", "metadata": {"name": "web"}},

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidInput
+from ansible_collections.granary.vmstore.plugins.module_utils._core.records import replace
 from ansible_collections.granary.vmstore.plugins.module_utils._libvirt.devices.volume_disk import (
     DiskLayer,
     ScsiAddress,
@@ -25,6 +26,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._volume.media impo
     label_of,
     tagged_devices,
 )
+from ansible_collections.granary.vmstore.plugins.module_utils._volume.tagged_disks import describe_tagged_disks
 from refusal import refused
 
 IDENTITY = Identity("web.example.org", "5d307ca9-b3ef-428c-8861-06e72d69f223", "kvm1")
@@ -89,6 +91,32 @@ def test_the_disks_with_a_tag() -> None:
     spec = declare({"cloud_init_config_drive": {"user_data": "x"}})
     found = GuestFiles(spec, IDENTITY, devices=devices).files_of(spec.volumes[0].source) or {}
     assert json.loads(found["openstack/latest/meta_data.json"])["devices"] == devices
+
+
+def places_of(*disks: dict[str, Any], **defined: VolumeDisk) -> tuple[list[Any], bool]:
+    """Return the addresses of disks with a tag, and whether all addresses are known."""
+    names = [disk["name"] for disk in disks]
+    options = {"disks": [{"tag": "x", **disk} for disk in disks]}
+    volumes = [{"name": name, "empty_disk": {"capacity": "1Mi"}} for name in names]
+    found = describe_tagged_disks(
+        accept_declaration({**options, "volumes": volumes}, DomainFacts()), DomainFacts(), defined
+    )
+    return [one.get("address") for one in found.devices], found.are_placed
+
+
+def test_the_places_of_disks_with_a_tag() -> None:
+    """libvirt chooses the address of a disk on virtio that is new or gets another place."""
+    virtio = {"name": "a", "disk": {"bus": "virtio"}}
+    present = VolumeDisk("a", "vda", "virtio", pci_address="0000:01:00.0")
+    assert places_of(virtio) == ([None], False)
+    assert places_of(virtio, a=present) == (["0000:01:00.0"], True)
+    assert places_of(virtio, a=replace(present, target="vdb")) == ([None], False)
+    assert places_of(virtio, a=replace(present, pci_address=None)) == ([None], True)  # on another kind of bus
+    fixed = {"name": "a", "disk": {"bus": "virtio", "pci_address": "0000:02:00.0"}}
+    assert places_of(fixed) == places_of(fixed, a=present) == (["0000:02:00.0"], True)
+    scsi, sata = {"name": "b", "disk": {"bus": "scsi"}}, {"name": "c", "disk": {"bus": "sata"}}
+    assert places_of(scsi, sata) == (["0:0:0:0", None], True)
+    assert places_of({**virtio, "tag": None}) == ([], True)
 
 
 def test_a_secret_without_its_key() -> None:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -497,6 +498,88 @@ def test_a_message_has_the_path_the_value_and_what_is_accepted() -> None:
         "disks[0]: 'dedicatedIoThred' is not accepted: this key is unknown. The nearest is 'dedicatedIoThread'.",
     ):
         accept_declaration(disk(disk={"bus": "ide"}, dedicatedIoThred=True), FACTS)
+
+
+def nested(depth: int, *, as_list: bool) -> object:
+    found: object = "x"
+    for _level in range(depth):
+        found = [found] if as_list else {"disk": found}
+    return found
+
+
+#: Values that few parts of a declaration can have, such as the text of a config map.
+HOSTILE: dict[str, object] = {
+    "a megabyte": "x" * (1 << 20),
+    "digits": "1" * 10000,
+    "a number": 10**9999,
+    "a negative number": -(10**9999),
+    "infinite": float("inf"),
+    "a null byte": "a\0b",
+    "two lines": "a\nb",
+    "an escape": "a\x1b[2Jb",
+    "half a character": "\ud800",
+    "nested lists": nested(100_000, as_list=True),
+    "nested dictionaries": nested(100_000, as_list=False),
+    "a hundred thousand": ["x"] * 100_000,
+}
+
+
+def places_in(value: object, *above: object) -> Iterator[tuple[Any, ...]]:
+    """Yield the keys that lead to each part of a declaration."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inner:
+        yield (*above, key)
+        yield from places_in(one, *above, key)
+
+
+def every_place() -> dict[tuple[object, ...], tuple[Options, tuple[Any, ...]]]:
+    """Return one declaration and its keys for each place that a declaration can have, whatever the numbers in it."""
+    return {
+        tuple("#" if isinstance(key, int) else key for key in keys): (options, keys)
+        for options in ACCEPTED
+        for keys in places_in(options)
+    }
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_values_in_every_place(name: str) -> None:
+    """As a value and as a key: one sentence for each problem, also for a part that isn't a text at all."""
+    value, places = HOSTILE[name], every_place()
+    assert len(places) > 80
+    for options, keys in places.values():
+        for is_key in (False, True) if isinstance(value, (str, int, float)) else (False,):
+            hostile: Any = copy.deepcopy(options)
+            parent = hostile
+            for key in keys[:-1]:
+                parent = parent[key]
+            if is_key and isinstance(parent, dict):
+                parent[value] = parent.pop(keys[-1])
+            else:
+                parent[keys[-1]] = value
+            for problem in problems_of(hostile):
+                assert len(json.dumps(problem.as_dict())) < 3000
+                sentence = str(InvalidDeclaration([problem]))
+                assert sentence.isprintable() and len(sentence) < 1500, (keys, sentence)
+
+
+def test_a_thousand_disks() -> None:
+    names = [f"d{number}" for number in range(1000)]
+    options = {
+        "disks": [{"name": one, **VIRTIO} for one in names],
+        "volumes": [{"name": one, **EMPTY} for one in names],
+    }
+    spec = accept_declaration(options, FACTS)
+    layers = {one: VolumeFacts(DiskLayer(f"/srv/{one}")) for one in names}
+    assert len({disk.target for disk in convert(spec, FACTS, layers, {}).disks}) == 1000
+    for one in options["disks"]:
+        one["boot_order"] = 0
+    assert len(problems_of(options)) == 1000
+
+
+def test_a_thousand_problems_are_enough() -> None:
+    with refused(InvalidDeclaration) as caught:
+        accept_declaration({"disks": ["x"] * 100_000}, FACTS)
+    assert len(caught.value.problems) == 1000
 
 
 def test_no_secret_is_in_a_problem() -> None:

@@ -46,12 +46,16 @@ def read_versions(proc: str = "/proc") -> list[str]:
 
 
 def read_live_exports(proc: str = "/proc") -> list[LiveExport]:
-    """Return the kernel's exports. Before a client has come, the kernel knows none."""
-    return parse_live_exports(read_text(os.path.join(proc, "fs", "nfsd", "exports")))
+    """Return the kernel's exports. Before a client has come, the kernel knows none.
+
+    The kernel keeps what it has forgotten in the table for a while: after several changes in a second, for half a
+    minute. Here it marks these lines as comments, and in ``/proc/fs/nfsd/exports`` it doesn't.
+    """
+    return parse_live_exports(read_text(os.path.join(proc, "net", "rpc", "nfsd.export", "content")))
 
 
 def parse_live_exports(text: str) -> list[LiveExport]:
-    """Return the exports in the text of ``/proc/fs/nfsd/exports``, without the directories above exports."""
+    """Return the exports in ``/proc/net/rpc/nfsd.export/content``, without the directories above exports."""
     found = []
     for line in text.split("\n"):
         path, tab, rest = line.partition("\t")

@@ -24,6 +24,9 @@ MANAGED = "managed"
 #: label").
 _OWNER_LABEL = "seclabel[@model='dac']"
 
+#: Fields whose change needs a new device, because the old address or name doesn't fit any more.
+PLACE = frozenset({"target", "bus", "device", "scsi_address"})
+
 #: Fields that libvirt chooses itself if they are ``None``.
 _CHOSEN_BY_LIBVIRT = ("backing", "model", "pci_address", "scsi_address")
 
@@ -347,6 +350,7 @@ def _set_address(element: ET.Element, values: dict[str, str]) -> None:
 
 __all__ = [
     "MANAGED",
+    "PLACE",
     "DiskLayer",
     "ScsiAddress",
     "VolumeDisk",

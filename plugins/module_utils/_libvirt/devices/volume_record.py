@@ -12,6 +12,7 @@ is missing in the definition, and still belongs to this collection.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Collection
 
 from ..._core.records import dataclass, replace
 from ..connection import Domain
@@ -68,8 +69,8 @@ def _create_record(record: VolumeRecord) -> ET.Element:
     return element
 
 
-def record_running(domain: Domain, name: str) -> None:
-    """Add the name of a disk to the record of a running domain.
+def record_running(domain: Domain, names: Collection[str]) -> None:
+    """Add the names of devices to the record of a running domain.
 
     :raises LibvirtFailed: libvirt can't write the record.
     """
@@ -77,8 +78,8 @@ def record_running(domain: Domain, name: str) -> None:
     if text is None:
         return
     record = read_record(parse(text))
-    if name not in record.names:
-        record = replace(record, names=record.names | {name})
+    if not record.names.issuperset(names):
+        record = replace(record, names=record.names.union(names))
         element = _create_record(record)
         element.attrib.pop("xmlns:granary")
         for one in element.iter():  # libvirt adds the prefix and the namespace itself

@@ -132,10 +132,13 @@ def _unplug_action(plan: RestartPlan, domain: Domain, element: ET.Element, devic
     plugged = _running_device(domain, device)
 
     def unplug() -> str | None:
-        if plugged.unplug():
+        if domain.is_halted:
+            reason = f"the domain is paused, so that its guest can't release the device {device.tag!r}"
+        elif plugged.unplug():
             return None
-        why = ", because its virtiofsd has died" if has_died(domain, device) else ""
-        reason = f"the guest did not release the device {device.tag!r} within {UNPLUG_DEADLINE} seconds{why}"
+        else:
+            why = ", because its virtiofsd has died" if has_died(domain, device) else ""
+            reason = f"the guest did not release the device {device.tag!r} within {UNPLUG_DEADLINE} seconds{why}"
         plan.restart_for(reason)
         return reason
 

@@ -28,7 +28,7 @@ from .desired import ExportSpec, parse_export
 from .table import entries_of, has_clients, synchronize, synchronize_strictly
 
 #: Place of the kernel's table, as the subject of an action.
-KERNEL_TABLE = "/proc/fs/nfsd/exports"
+KERNEL_TABLE = "/proc/net/rpc/nfsd.export/content"
 
 #: Place of the table of exportfs, as the subject of an action.
 TABLE = "/var/lib/nfs/etab"

@@ -11,11 +11,11 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ..._catalog.catalog import catalog_exists, read_catalog
 from ..._catalog.images import IMAGES
-from ..._core.errors import DependencyNotFound, InvalidInput, UnsupportedAction, os_errors
+from ..._core.errors import DependencyNotFound, InvalidInput, PartlyDone, UnsupportedAction, VmstoreError, os_errors
 from ..._core.plan import Action, Plan
 from ..._image.container.cache import ContainerDiskCache
 from ..._model.domain_volumes import (
@@ -110,18 +110,33 @@ class DataVolumes:
                 actions += self._service(place, template, stack).converge().actions
         return actions
 
-    def remove_outdated(self, *, is_dry_run: bool) -> list[Action]:
-        """Remove the images of templates that aren't declared any more, and return what was done.
+    @property
+    def _outdated(self) -> list[str]:
+        """Return the names of the recorded images whose templates aren't declared any more."""
+        return sorted(set(self._recorded) - {one.name for one in self._spec.data_volume_templates})
 
-        :arg is_dry_run: whether to return only what would be done.
-        :raises VmstoreError: an image can't be removed, such as one that another domain uses.
+    def find_removed(self) -> frozenset[str]:
+        """Return the names of the outdated images that the catalog of this host doesn't have any more."""
+        if not self._outdated or not catalog_exists(self._catalog):
+            return frozenset()
+        with read_catalog(self._catalog, missing_ok=False) as catalog:
+            return frozenset(name for name in self._outdated if IMAGES.find(catalog, name) is None)
+
+    def remove_outdated(self, *, is_dry_run: bool) -> Plan:
+        """Remove the images of templates that aren't declared any more, and return what was done. An image that can't
+        be removed, such as one that another domain uses, keeps no other one, and its error is in the plan.
+
+        :arg is_dry_run: whether to return only what would be done. The domain itself still uses the images then.
         """
-        names = sorted(set(self._recorded) - {one.name for one in self._spec.data_volume_templates})
-        if not names or not catalog_exists(self._catalog):
-            return []
-        service = self._image_service([{"name": name, "state": "absent"} for name in names])
-        plan: Plan = service.dry_run() if is_dry_run else service.converge()
-        return plan.actions
+        plan = Plan()
+        for name in self._outdated if catalog_exists(self._catalog) else ():
+            service = self._image_service([{"name": name, "state": "absent", "force": is_dry_run}])
+            try:
+                plan.actions += (service.dry_run() if is_dry_run else service.converge()).actions
+            except VmstoreError as error:
+                plan.actions += cast(Plan, error.plan).actions if isinstance(error, PartlyDone) else []
+                plan.errors.append(error)
+        return plan
 
     def _image_service(self, images: Sequence[Mapping[str, Any]]) -> ImageService:
         defaults = {name: option.get("default") for name, option in IMAGE_SPEC.argument_spec.items()}

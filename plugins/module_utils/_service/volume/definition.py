@@ -7,29 +7,30 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Collection
 
 from ..._core.plan import Action
+from ..._core.records import replace
+from ..._libvirt.connection import Domain
 from ..._libvirt.devices.alias import name_of
 from ..._libvirt.devices.io_threads import count_io_threads, set_io_threads
 from ..._libvirt.devices.metrics_channel import create_metrics_channel, find_metrics_channel, is_own_channel
 from ..._libvirt.devices.scsi import create_scsi_controller, find_scsi_controller
 from ..._libvirt.devices.volume_disk import (
+    PLACE,
     VolumeDisk,
     create_volume_disk,
     read_volume_disk,
     volume_disks,
     write_volume_disk,
 )
-from ..._libvirt.devices.volume_record import VolumeRecord, read_record, write_record
+from ..._libvirt.devices.volume_record import VolumeRecord, read_record, record_running, write_record
 from ..._libvirt.domain_xml import devices as devices_of
 from ..._libvirt.domain_xml import require_child
 from ..._libvirt.edit import DefinitionEdit
 from ..._volume.conversion import DomainDevices
 from .domain_facts import format_cpu_set, parse_cpu_set
 from .same_data import differences
-
-#: Fields whose change needs a new device, because the old address or name doesn't fit any more.
-PLACE = {"target", "bus", "device", "scsi_address"}
 
 
 def edit_definition(
@@ -99,10 +100,31 @@ def _edit_boot_devices(root: ET.Element) -> None:
         ET.SubElement(system, "boot", {"dev": "hd"})
 
 
-def definition_action(edit: DefinitionEdit) -> Action:
-    """Return the action that defines the domain."""
+def forget_data_volumes(domain: Domain, names: Collection[str]) -> None:
+    """Remove images that don't exist any more from the record of a domain.
+
+    :raises StaleState: another program changes the definition at the same time. The next purge removes the names.
+    """
+    edit = DefinitionEdit(domain)
+    record = read_record(edit.root)
+    write_record(edit.root, replace(record, data_volumes=record.data_volumes.difference(names)))
+    if edit.is_change:
+        edit.apply()
+
+
+def definition_action(edit: DefinitionEdit, recorded: Collection[str]) -> Action:
+    """Return the action that defines the domain.
+
+    :arg recorded: the names that the definition records now. A running domain records them first, because it can keep
+        devices that the definition loses.
+    """
+
+    def define() -> None:
+        record_running(edit.domain, recorded)
+        edit.apply()
+
     before, after = edit.differing_elements()
-    return Action("change definition", f"domain {edit.domain.name!r}", before, after, edit.apply, edit.undo)
+    return Action("change definition", f"domain {edit.domain.name!r}", before, after, define, edit.undo)
 
 
-__all__ = ["PLACE", "definition_action", "edit_definition"]
+__all__ = ["definition_action", "edit_definition", "forget_data_volumes"]

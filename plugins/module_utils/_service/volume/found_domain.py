@@ -22,7 +22,7 @@ from ..._libvirt.devices.filesystem import VirtioFs, filesystems
 from ..._libvirt.devices.io_threads import count_io_threads
 from ..._libvirt.devices.metrics_channel import find_metrics_channel
 from ..._libvirt.devices.scsi import find_scsi_model
-from ..._libvirt.devices.volume_disk import VolumeDisk, disk_name, volume_disks
+from ..._libvirt.devices.volume_disk import PLACE, VolumeDisk, disk_name, volume_disks
 from ..._libvirt.devices.volume_record import read_record
 from ..._libvirt.domain_xml import devices as devices_of
 from ..._libvirt.domain_xml import parse
@@ -38,7 +38,6 @@ from ..._volume.reading_back.declaration import FoundDomain, read_back, refused_
 from ..._volume.reading_back.disks import FoundVolume
 from .adoption import adopt_disks
 from .claims import Claims
-from .definition import PLACE
 from .domain_facts import read_domain_facts
 from .found_sources import FoundSource, HostImages, SourceFinder
 from .host import VolumesHost

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 
-from ..._core.errors import DependencyMissing, PartlyDone, UnsupportedAction, VmstoreError
+from ..._core.errors import DependencyMissing, UnsupportedAction, VmstoreError
 from ..._core.plan import Action, Plan
 from ..domain_restart import finish, read_restart
 from ..host_lock import libvirt_lock
@@ -46,8 +46,8 @@ class OneDomain(Service):
                 raise
             self.report_missing(plan, error)
         plan.actions = [*before, *plan.actions]
-        if self.options.purge:
-            plan.actions += volumes.remove_outdated(is_dry_run=True)
+        if self.options.purge and self.is_dry_run:
+            plan.actions += volumes.remove_outdated(is_dry_run=True).actions
         return plan
 
     def _begin(self) -> tuple[VolumesPlan, DomainPlanner]:
@@ -86,20 +86,27 @@ class OneDomain(Service):
         if plan.changed:
             self._host.forget()
         plan.actions = [*before, *plan.actions]
+        finish(plan, self.exclusive, self.plan)
         if self.options.purge:
             self._remove_outdated(plan, planner)
-        finish(plan, self.exclusive, self.plan)
         return plan
 
     def _remove_outdated(self, plan: VolumesPlan, planner: DomainPlanner) -> None:
-        """Remove the images that go with the domain and aren't declared any more.
+        """Remove the images that go with the domain and aren't declared any more, and then their record.
 
-        :raises PartlyDone: an image can't be removed, and the domain has changed.
+        :raises VmstoreError: an image can't be removed, and nothing has changed.
+        :raises PartlyDone: an image can't be removed, and something has changed.
         """
+        volumes = planner.data_volumes(self.log)
+        removal = volumes.remove_outdated(is_dry_run=False)
+        plan.actions += removal.actions
+        plan.errors += removal.errors
         try:
-            plan.actions += planner.data_volumes(self.log).remove_outdated(is_dry_run=False)
+            with self.exclusive():
+                planner.forget_data_volumes(volumes.find_removed())
         except VmstoreError as error:
-            raise PartlyDone(str(error), plan) from error
+            plan.errors.append(error)
+        plan.raise_errors()
 
     def plan_unknown(self) -> Plan:
         return Plan(result={"domain": self.options.domain})

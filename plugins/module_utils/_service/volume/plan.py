@@ -6,11 +6,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 
 from ..._core.errors import VmstoreError
-from ..._core.plan import Plan
 from ..._core.records import dataclass, field
 from ..domain_restart import RestartPlan
 
@@ -20,7 +18,7 @@ class VolumesPlan(RestartPlan):
     """A plan of which other plans are parts. Each part is planned again right before it runs, because the definition
     has changed since.
 
-    :arg parts: each returns a part, which runs after this plan's own actions.
+    :arg parts: each returns a part, which runs when this plan is recorded, and before its irreversible steps.
     """
 
     parts: list[Callable[[], RestartPlan]] = field(default_factory=list)
@@ -50,11 +48,8 @@ class VolumesPlan(RestartPlan):
             self.warnings += part.warnings
         self.add_restart()
 
-    def run(
-        self, recording: Callable[[Plan], contextlib.AbstractContextManager[Plan]] = contextlib.nullcontext
-    ) -> Plan:
-        """Run the own actions and then the parts. After a failure, all of them are taken back."""
-        super().run(recording)
+    def _finish(self) -> None:
+        """Run the parts before the irreversible steps. After a failure, all of the plan is taken back."""
         try:
             for make in self.parts:
                 part = make()
@@ -67,8 +62,8 @@ class VolumesPlan(RestartPlan):
             if troubles:
                 raise VmstoreError(" ".join([str(error), *troubles])) from error
             raise
+        super()._finish()
         self.actions += [action for part in self._done for action in part.actions]
-        return self
 
     def take_back(self) -> list[str]:
         done, self._done = self._done, []

@@ -27,12 +27,13 @@ from ..._model.volume_sources import ContainerDisk
 from ..._volume.admission.declaration import accept_declaration
 from ..._volume.connection import connect_disks
 from ..._volume.conversion import convert
-from ..._volume.media import GuestFiles, Identity, tagged_devices
+from ..._volume.media import GuestFiles, Identity
+from ..._volume.tagged_disks import describe_tagged_disks
 from .adoption import adopt_disks, check_adopted
 from .claims import Claims
 from .container_disks import ContainerDisks, read_cached
 from .data_volumes import DataVolumes
-from .definition import definition_action, edit_definition
+from .definition import definition_action, edit_definition, forget_data_volumes
 from .domain_facts import read_domain_facts
 from .files_in_use import disk_paths
 from .filesystems import DIRECTORY, DomainFilesystems
@@ -100,6 +101,10 @@ class DomainPlanner:
         options = self._options
         return DataVolumes(self._spec, options.catalog, self._cache(log), options.pull, self._record.data_volumes, log)
 
+    def forget_data_volumes(self, names: Collection[str]) -> None:
+        """Remove images that don't exist any more from the record, like :func:`forget_data_volumes`."""
+        forget_data_volumes(self._domain, names)
+
     def _cache(self, log: Callable[[str], object]) -> ContainerDiskCache:
         return ContainerDiskCache(DiskStore(self._options.cache), log)
 
@@ -127,7 +132,7 @@ class DomainPlanner:
         self._plan_filesystems(world)
         record = VolumeRecord(
             frozenset([*(disk.name for disk in disks), *names]),
-            self._data_volumes_to_record(imported),
+            self._record.data_volumes.union(imported),  # an undeclared image is recorded until a purge has removed it
             converted.io_threads.count,
         )
         edit_definition(
@@ -139,7 +144,8 @@ class DomainPlanner:
         )
         refuse_shared_data(converted.disks, self._edit.root)
         if self._edit.is_change:
-            self._plan.actions.append(definition_action(self._edit))
+            self._plan.actions.append(definition_action(self._edit, self._record.names))
+        self._plan.actions += [action for source in sources.values() for action in source.late_actions]
         self._plan_growth(converted.disks, sources)
         released: Collection[str] = ()
         if self._running_text is not None:
@@ -158,12 +164,6 @@ class DomainPlanner:
             filesystems=names,
         )
 
-    def _data_volumes_to_record(self, imported: Collection[str]) -> frozenset[str]:
-        """Return the names of the images that go with the domain. Undeclared ones stay recorded until a purge."""
-        known = {*self._record.data_volumes, *imported}
-        declared = {one.name for one in self._spec.data_volume_templates}
-        return frozenset(known & declared if self._options.purge else known)
-
     def _plan_filesystems(self, world: VolumeWorld) -> None:
         filesystems = DomainFilesystems(
             self._host.hypervisor,
@@ -177,7 +177,7 @@ class DomainPlanner:
         )
         filesystems.plan_texts(self._plan)
         declared = {one.name for one in self._spec.filesystems}
-        gone = sorted(tag for tag in tags(self._edit.root) if tag in self._record.names - declared)
+        gone = sorted(self._find_outdated_filesystems() - declared)
         self._plan.parts = [
             *(functools.partial(filesystems.plan_removal, name) for name in gone),
             *(
@@ -188,16 +188,24 @@ class DomainPlanner:
         ]
         self._plan.check_parts()
 
+    def _find_outdated_filesystems(self) -> set[str]:
+        """Return the recorded filesystems of the definition, and those that only the running domain has."""
+        defined = tags(self._edit.root).keys()
+        found = defined & self._record.names
+        if self._running is not None:
+            found |= (tags(self._running).keys() - defined) & read_record(self._running).names
+        return found
+
     def _read_world(self, container_disks: Mapping[str, LayerState]) -> VolumeWorld:
         defined = {disk.name: disk for _element, disk in volume_disks(self._edit.root)}
-        identity = Identity(self._domain.name, self._domain.uuid, socket.gethostname())
-        tags = {disk.name: disk.tag for disk in self._spec.disks if disk.tag is not None}
+        files, has_all_addresses = self._describe_files(defined)
         return VolumeWorld(
             directory=self._directory,
             is_in_use=self._is_in_use,
             defined=defined,
             files_in_use=frozenset(disk_paths(self._edit.root) | self._held_paths()),
-            files=GuestFiles(self._spec, identity, read_keyed_data, tagged_devices(list(defined.values()), tags)),
+            files=files,
+            read_settled_files=None if has_all_addresses else self._read_settled_files,
             claims=Claims(self._options.catalog, self._options.claims),
             writers=DiskWriters(self._host.writers, self._domain.name),
             container_disks=container_disks,
@@ -206,6 +214,17 @@ class DomainPlanner:
             cached=read_cached(DiskStore(self._options.cache)) if self._has_container_disks else {},
             own_directories=(self._options.directory, self._options.cache),
         )
+
+    def _describe_files(self, defined: Mapping[str, VolumeDisk]) -> tuple[GuestFiles, bool]:
+        """Return the files of volumes with texts, and whether all addresses in them are known."""
+        identity = Identity(self._domain.name, self._domain.uuid, socket.gethostname())
+        tagged = describe_tagged_disks(self._spec, self._facts, defined)
+        return GuestFiles(self._spec, identity, read_keyed_data, tagged.devices), tagged.are_placed
+
+    def _read_settled_files(self) -> GuestFiles:
+        """Return the files of volumes with texts after the change of the definition."""
+        root = parse(self._domain.persistent_xml())
+        return self._describe_files({disk.name: disk for _element, disk in volume_disks(root)})[0]
 
     def _plan_growth(self, disks: tuple[VolumeDisk, ...], sources: Mapping[str, Source]) -> None:
         """Plan the growth of existing data: by QEMU where a domain runs, else in the file."""

@@ -16,7 +16,7 @@ from ..._core.records import replace
 from ..._libvirt.connection import Domain
 from ..._libvirt.devices.disk import LIVE_BUSES
 from ..._libvirt.devices.io_threads import count_io_threads
-from ..._libvirt.devices.metrics_channel import find_metrics_channel
+from ..._libvirt.devices.metrics_channel import find_metrics_channel, is_own_channel
 from ..._libvirt.devices.pci import has_free_slot
 from ..._libvirt.devices.scsi import create_scsi_controller, find_scsi_controller
 from ..._libvirt.devices.volume_disk import (
@@ -72,8 +72,11 @@ class RunningVolumes:
                 self._plug(disk, devices)
             else:
                 self._compare(disk, *found)
-        if devices.has_metrics_port and find_metrics_channel(self._root) is None:
+        channel = find_metrics_channel(self._root)
+        if devices.has_metrics_port and channel is None:
             self._plan.restart_for("the running domain lacks the port with metrics")
+        elif not devices.has_metrics_port and channel is not None and is_own_channel(channel):
+            self._plan.restart_for("a running domain keeps the port with metrics")
 
     def _compare(self, disk: VolumeDisk, element: ET.Element, found: VolumeDisk) -> None:
         changed = set(differences(disk, found)) - {"tray"}  # the guest opens and closes the tray
@@ -117,7 +120,7 @@ class RunningVolumes:
         element = create_volume_disk(replace(disk, boot_order=None))
 
         def plug() -> None:
-            record_running(self._domain, disk.name)
+            record_running(self._domain, {disk.name})
             plugged.plug(element, lambda found: not _is_other(disk, read_volume_disk(found)))
 
         self._plan.actions.append(_plug_action(plugged, element, plug))

@@ -33,7 +33,7 @@ from ..._model.volume_sources import (
 )
 from ..._volume.connection import ConnectedDisk, source_option
 from ..._volume.facts import VolumeFacts
-from ..._volume.media import GuestFiles, label_of
+from ..._volume.media import GuestFiles, has_addresses, label_of
 from ..._volume.sizes import empty_disk_size, host_disk_size, is_tolerated
 from .claims import Claim, Claims
 from .layers import LayerState, have_direct_io, look_at_layer
@@ -54,6 +54,7 @@ class Source:
     :arg current: virtual size of existing data in bytes; ``None`` for data that is going to be made.
     :arg size: the size that existing data grows to, if that is larger.
     :arg actions: the actions that make the data.
+    :arg late_actions: those that make the data once the domain is defined, before its devices are changed.
     :arg warnings: sentences for the user.
     """
 
@@ -61,6 +62,7 @@ class Source:
     current: int | None = None
     size: int = 0
     actions: list[Action] = field(default_factory=list)
+    late_actions: list[Action] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -73,6 +75,8 @@ class VolumeWorld:
     :arg defined: the disks of the definition, by name.
     :arg files_in_use: the paths of all disks of the definition, and of the running domain or its saved state.
     :arg files: the files of volumes with texts.
+    :arg read_settled_files: returns ``files`` with the addresses that libvirt has chosen for disks with a tag. ``None``
+        is enough if libvirt has none to choose.
     :arg container_disks: the base of a container disk, by the name of the volume. It is missing for an overlay that
         stays, and in check mode for an image that isn't pulled yet.
     :arg cached: the disks in the cache of container images, by path.
@@ -91,6 +95,7 @@ class VolumeWorld:
     container_disks: Mapping[str, LayerState]
     templates: Mapping[str, DataVolumeTemplate]
     metrics: VolumeDirectory
+    read_settled_files: Callable[[], GuestFiles] | None = None
     cached: Mapping[str, DiskLayer] = field(default_factory=dict)
     own_directories: tuple[str, ...] = ()
 
@@ -315,23 +320,29 @@ class SourcePlanner:
             raise InvalidInput(f"volumes.{name}", type(source).__name__, "a volume for a disk is expected")
         defined = self._world.defined.get(name)
         current = None if defined is None or defined.layer is None else defined.layer.path
+        settle = self._world.read_settled_files if has_addresses(source) else None
         old = None
         if current is not None and os.path.dirname(current) == directory.path:
             old = read_medium(directory.medium(os.path.basename(current)))
-        if current is None or old != (label, files):
+        is_same = settle is None and old == (label, files)
+        if current is None or not is_same:
             names = [f"{name}.iso", *(f"{name}.{number}.iso" for number in range(1, _MEDIUM_NAMES))]
             current = next(path for path in map(directory.path_of, names) if path not in self._world.files_in_use)
         facts = VolumeFacts(DiskLayer(current), has_direct_io=have_direct_io(current), is_allocated=True)
-        if old == (label, files):
+        if is_same:
             return Source(facts)
         file = os.path.basename(current)
         after = {"label": label, "files": sorted(files)}
         before = None if old is None else {"label": old[0], "files": sorted(old[1])}
 
         def make() -> None:
-            directory.write(file, iso_bytes(IsoLabels(label), files))
+            settled = files if settle is None else settle().files_of(source)
+            directory.write(file, iso_bytes(IsoLabels(label), settled or {}))
 
-        return Source(facts, actions=[_creation("write medium", current, after, make, directory, file, before)])
+        if settle is None:
+            return Source(facts, actions=[_creation("write medium", current, after, make, directory, file, before)])
+        remove = functools.partial(directory.remove, [file])
+        return Source(facts, late_actions=[Action("write medium", current, before, after, make, remove)])
 
 
 def _creation(

@@ -61,6 +61,9 @@ class DomainVolumesService(Service):
         plan.result["domains"] = results
         if len(errors) == 1 and not plan.changed:
             raise errors[0]
+        declared = [problem for error in errors if isinstance(error, InvalidDeclaration) for problem in error.problems]
+        if declared and not plan.changed and all(isinstance(error, InvalidDeclaration) for error in errors):
+            raise InvalidDeclaration(declared)
         if errors:
             raise PartlyDone(" ".join(map(str, errors)), plan)
         return plan

@@ -14,6 +14,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..._core.errors import print_value
 from ..._core.plain import is_integer
 from ..._core.problems import Problems
 from ..._core.secrets import WITHHELD
@@ -74,7 +75,7 @@ def read_fields(problems: Problems, path: str, value: object, shape: Shape) -> d
     found: dict[str, Any] = {}
     is_complete = True
     for key, one in value.items():
-        name = _name_of(problems, path, str(key), one, shape)
+        name = _name_of(problems, path, key if isinstance(key, str) else print_value(key), one, shape)
         if name is None or one is None:
             continue
         place = join(path, name)

@@ -14,7 +14,12 @@ from ansible_collections.granary.vmstore.plugins.module_utils._service import ho
 from ansible_collections.granary.vmstore.plugins.module_utils._service.volume.container_disks import PullOptions
 from ansible_collections.granary.vmstore.plugins.module_utils._service.volume.host import VolumesHost
 from ansible_collections.granary.vmstore.plugins.module_utils._service.volume.one_domain import OneDomain
-from ansible_collections.granary.vmstore.plugins.module_utils._service.volume.options import VolumesOptions
+from ansible_collections.granary.vmstore.plugins.module_utils._service.volume.options import (
+    DOMAIN_OPTIONS,
+    DOMAIN_VOLUMES_SPEC,
+    VolumesOptions,
+)
+from ansible_collections.granary.vmstore.plugins.module_utils._service.volume.volumes import DomainVolumesService
 
 URI = "test:///default"
 DOMAIN = (
@@ -68,3 +73,15 @@ def test_a_writer_that_came_before_the_lock_was_taken(
         OneDomain(options, host).converge()
     assert [one.rule for one in caught.value.problems] == ["volume_in_use"]
     assert "<disk" not in connection.lookupByName("web").XMLDesc()
+
+
+def test_the_problems_of_all_domains(connection: libvirt.virConnect, tmp_path: Path) -> None:
+    for name in ("web", "other"):
+        connection.defineXML(DOMAIN.format(name, ""))
+    blank = {name: option.get("default") for name, option in DOMAIN_VOLUMES_SPEC.argument_spec.items()}
+    one = {name: option.get("default") for name, option in DOMAIN_OPTIONS.items()}
+    domains = [{**one, "domain": name, "volumes": [{"name": "a"}]} for name in ("web", "other")]
+    options = {**blank, "uri": URI, "directory": str(tmp_path), "domains": domains}
+    with pytest.raises(InvalidDeclaration) as caught:
+        DomainVolumesService(options).dry_run()
+    assert [one.path for one in caught.value.problems] == ["domains[0].volumes[0]", "domains[1].volumes[0]"]
