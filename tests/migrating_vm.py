@@ -17,14 +17,15 @@ STORE = "/var/lib/one/datastores"
 ROOT_IMAGE = "/var/tmp/root.img"
 CATALOG = "/var/lib/one/vmstore/catalog.sqlite"
 
-#: Program that kills the process with the locks of VMs, which is the module, and waits for its end.
-KILL = """
-import glob, os, signal, sys, time
+#: Program that sends a signal to the process with the locks of VMs, which is the module. The arguments are the lock and
+#: the name of the signal.
+SIGNAL = """
+import glob, os, signal, sys
 for link in glob.glob("/proc/[0-9]*/fd/*"):
     try:
         if os.readlink(link) == sys.argv[1]:
             process = int(link.split("/")[2])
-            os.kill(process, signal.SIGKILL)
+            os.kill(process, getattr(signal, sys.argv[2]))
             print(process)
     except OSError:
         pass
@@ -131,8 +132,8 @@ class Vm:
 __all__ = [
     "CATALOG",
     "HOSTS",
-    "KILL",
     "ROOT_IMAGE",
+    "SIGNAL",
     "STORE",
     "Execute",
     "Tasks",

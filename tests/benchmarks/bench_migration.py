@@ -3,18 +3,23 @@
 """Measure the live migration of a running guest to another host and back, on shared storage and with its disk.
 
 The floor is virsh(1) with the same options of libvirt. virsh needs an empty file at the target for a disk that is
-copied, and leaves the old file. The time that both steps take isn't part of the floor.
+copied, and leaves the old file. The time that both steps take isn't part of the floor. Around the same command, the
+actions premigrate and postmigrate of a transfer driver prepare the file and remove the old one, as a front-end calls
+them.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import collections
 import contextlib
 import functools
 import io
 import json
 import os
 import shlex
+import statistics
 import subprocess
 import sys
 import tarfile
@@ -22,37 +27,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / ".cache" / "collections")]
 
 from lab import Lab  # noqa: E402
 from lab.spec import parse_spec  # noqa: E402
 from measuring import Row, format_table, interleave, make_directory, measure_time, run  # noqa: E402
 from migrating_vm import CATALOG, HOSTS, ROOT_IMAGE, STORE, connect, create_site, prepare_guest  # noqa: E402
+from transfer_cluster import vm_document  # noqa: E402
 
 #: Largest ratio to the floor.
 TARGET = 1.3
 
 LIBRARY = "/usr/local/lib/granary-bench"
 
-#: Program of the front-end: the module without Ansible. It prints the time of premigrate, the migration and
-#: postmigrate.
+REMOTES = "/var/lib/one/remotes"
+
+#: Program of the front-end: the module without Ansible.
 MIGRATE = """
-import json, sys, time
-from ansible_collections.granary.vmstore.plugins.module_utils._service.migrate.live import LiveMigration
+import json, sys
 from ansible_collections.granary.vmstore.plugins.module_utils._service.migrate.service import VmMigrateService
-
-make = LiveMigration._preparation
-
-def make_measured(*arguments):
-    prepare = make(*arguments)
-    def measured():
-        begin = time.perf_counter()
-        undo = prepare()
-        print(time.perf_counter() - begin)
-        return undo
-    return measured
-
-LiveMigration._preparation = make_measured
 assert VmMigrateService(json.loads(sys.argv[1])).converge().actions
 """
 
@@ -73,7 +66,9 @@ class Site:
             archive.add(ROOT / "plugins" / "module_utils", engine)
         lab.ssh("hv1", f"mkdir -p {LIBRARY}; tar -x -C {LIBRARY}", stdin=data.getvalue())
         image = {"name": "root", "datastore": "default", "type": "os", "path": ROOT_IMAGE, "format": "raw"}
-        self.tasks(("image", image, False))
+        self.execute("hv1", "mkdir", "-p", f"{REMOTES}/datastore", f"{REMOTES}/tm")
+        drivers = {"names": [], "tm_names": ["ssh", "shared"], "remotes": REMOTES}
+        self.tasks(("image", image, False), ("opennebula_drivers", drivers, False))
 
     def execute(self, host: str, *argv: str, stdin: str = "", check: bool = True, deadline: float = 600) -> str:
         return self.lab.ssh(host, shlex.join(argv), stdin=stdin.encode(), check=check, deadline=deadline)
@@ -104,14 +99,12 @@ class Site:
         self.execute("hv1", "virsh", "destroy", "guest")
         self.tasks(("vm_disk", {"vm": "guest", "state": "absent"}, False))
 
-    def migrate(self) -> float:
-        """Migrate the guest there and back, without Ansible. Return the time without the checks."""
-        taken = 0.0
+    def migrate(self) -> None:
+        """Migrate the guest there and back, without Ansible."""
         for host in ("hv2", "hv1"):
             options = {"vm": "guest", "host": host, "mode": "live", "timeout": 600, "bandwidth": None}
             text = json.dumps({**options, "auto_converge": False, "catalog": CATALOG})
-            taken += float(self.execute("hv1", "env", f"PYTHONPATH={LIBRARY}", "python3", "-c", MIGRATE, text))
-        return taken
+            self.execute("hv1", "env", f"PYTHONPATH={LIBRARY}", "python3", "-c", MIGRATE, text)
 
     def migrate_by_ansible(self) -> None:
         for host in ("hv2", "hv1"):
@@ -119,21 +112,52 @@ class Site:
 
     def migrate_by_virsh(self) -> float:
         """Migrate the guest there and back, and return the time that virsh took."""
-        disk = self.execute("hv1", "virsh", "domblklist", "guest").split()[-1]
-        is_copied = f"{STORE}/101/" not in disk
-        options = ["--copy-storage-inc", "--migrate-disks", "vda", "--migrate-disks-detect-zeroes", "vda"]
-        command = ["virsh", "migrate", "--live", "--persistent", "--undefinesource", *(options if is_copied else [])]
+        disk = self._disk()
         taken = 0.0
         for origin, target in (HOSTS, HOSTS[::-1]):
-            if is_copied:
+            if _is_copied(disk):
                 size = self.execute(origin, "stat", "--format=%s", disk).strip()
                 prepare = 'mkdir -p "$(dirname "$0")" && truncate --size="$1" "$0"'
                 self.execute(target, "sh", "-c", prepare, disk, size)
-            argv = [*command, "guest", f"qemu+ssh://{target}/system", "--migrateuri", f"tcp://{target}"]
-            taken += measure_time(functools.partial(self.execute, origin, *argv))
-            if is_copied:
+            taken += measure_time(functools.partial(self._run_virsh, origin, target, disk))
+            if _is_copied(disk):
                 self.execute(origin, "rm", disk)
         return taken
+
+    def migrate_by_actions(self) -> dict[str, float]:
+        """Migrate the guest there and back as a front-end does, and return the time of each part."""
+        disk = self._disk()
+        taken: dict[str, float] = dict.fromkeys(("premigrate", "virsh", "postmigrate"), 0.0)
+        for origin, target in (HOSTS, HOSTS[::-1]):
+            for name in taken:
+                if name == "virsh":
+                    work = functools.partial(self._run_virsh, origin, target, disk)
+                else:
+                    work = functools.partial(self._run_action, name, origin, target, disk)
+                taken[name] += measure_time(work)
+        return taken
+
+    def _disk(self) -> str:
+        return self.execute("hv1", "virsh", "domblklist", "guest").split()[-1]
+
+    def _run_virsh(self, origin: str, target: str, disk: str) -> None:
+        options = ["--copy-storage-inc", "--migrate-disks", "vda", "--migrate-disks-detect-zeroes", "vda"]
+        command = ["virsh", "migrate", "--live", "--persistent", "--undefinesource"]
+        command += [*(options if _is_copied(disk) else []), "guest", f"qemu+ssh://{target}/system"]
+        self.execute(origin, *command, "--migrateuri", f"tcp://{target}")
+
+    def _run_action(self, name: str, origin: str, target: str, disk: str) -> None:
+        directory, image_format = os.path.dirname(disk), "raw" if _is_copied(disk) else "qcow2"
+        datastore, vm = directory.split("/")[-2:]
+        driver = "ssh" if _is_copied(disk) else "shared"
+        document = vm_document(int(vm), {0: {"FORMAT": image_format}}, state=3, lcm_state=4, HOSTNAME=target)
+        script = f"{REMOTES}/tm/{driver}/{name}"
+        stdin = base64.b64encode(document.encode()).decode()
+        self.execute("hv1", script, origin, target, directory, vm, datastore, stdin=stdin)
+
+
+def _is_copied(disk: str) -> bool:
+    return f"{STORE}/101/" not in disk
 
 
 @contextlib.contextmanager
@@ -152,14 +176,35 @@ def running_site(directory: Path) -> Iterator[Site]:
         subprocess.run(["losetup", "--detach", (directory / "device").read_text().strip()], check=True)
 
 
-def measure(site: Site, runs: int) -> dict[str, float]:
+def measure(site: Site, runs: int) -> dict[str, list[float]]:
+    """Return the times of each way to migrate, and of each part of the actions, in turns."""
+    found: dict[str, list[float]] = collections.defaultdict(list)
+
+    def measure_actions() -> float:
+        parts = site.migrate_by_actions()
+        for name in ("premigrate", "postmigrate"):
+            found[name].append(parts[name])
+        return sum(parts.values())
+
     works: dict[str, Callable[[], float]] = {
-        "virsh": site.migrate_by_virsh,
-        "actions": site.migrate,
-        "vm_migrate": functools.partial(measure_time, site.migrate),
-        "ansible": functools.partial(measure_time, site.migrate_by_ansible),
+        "floor": site.migrate_by_virsh,
+        "actions": measure_actions,
+        "service": functools.partial(measure_time, site.migrate),
+        "module": functools.partial(measure_time, site.migrate_by_ansible),
     }
-    return interleave(runs, works)
+
+    def kept(name: str, work: Callable[[], float]) -> float:
+        found[name].append(work())
+        return found[name][-1]
+
+    interleave(runs, {name: functools.partial(kept, name, work) for name, work in works.items()})
+    return found
+
+
+def spread_of(found: dict[str, list[float]], name: str) -> str:
+    """Return the smallest and the largest ratio of a turn."""
+    ratios = sorted(one / floor for one, floor in zip(found[name], found["floor"], strict=True))
+    return f"{ratios[0]:.2f} to {ratios[-1]:.2f}x"
 
 
 def main() -> None:
@@ -173,12 +218,17 @@ def main() -> None:
             site.boot(datastore)
             found = measure(site, options.runs)
             site.remove()
+            floor = statistics.median(found["floor"])
             for name, figure, target in (
-                ("premigrate, migration, postmigrate", "actions", TARGET),
-                ("the same with all checks", "vm_migrate", None),
-                ("the module vm_migrate", "ansible", None),
+                ("premigrate, virsh, postmigrate", "actions", TARGET),
+                ("premigrate alone", "premigrate", None),
+                ("postmigrate alone", "postmigrate", None),
+                ("the migration with all checks", "service", None),
+                ("the module vm_migrate", "module", None),
             ):
-                rows.append(Row(f"{name}, {what}", found[figure], "virsh", found["virsh"], "s", target))
+                spread = {"ratio of a turn": spread_of(found, figure)}
+                value = statistics.median(found[figure])
+                rows.append(Row(f"{name}, {what}", value, "virsh", floor, "s", target, more=spread))
     print(format_table(rows))
 
 

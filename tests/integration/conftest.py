@@ -229,7 +229,7 @@ def make_migrating(migration_execute: Callable[..., str], migration_tasks: Tasks
 
     yield create
     for name in made:
-        clean = 'virsh destroy "$0"; virsh managedsave-remove "$0"; virsh undefine "$0" --snapshots-metadata'
+        clean = 'virsh destroy "$0"; virsh managedsave-remove "$0"; virsh undefine "$0" --nvram --snapshots-metadata'
         for host in HOSTS:
             execute(host, "sh", "-c", clean, name, check=False)
         done = tasks(("vm_disk", {"vm": name, "state": "absent"}, False))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from transfer_cluster import OWN, OWNER, Cluster, messages, shell, vm_document
+from transfer_cluster import FRONT_END, OWN, OWNER, Cluster, messages, shell, vm_document
 
 MIB = 2**20
 CALLS = {
@@ -310,6 +310,11 @@ def test_a_directory_that_both_hosts_have(cluster: Cluster) -> None:
     held, before = vm.data("h1"), shape(vm.path("h1"))
     for action in ("premigrate", "failmigrate", "premigrate", "postmigrate"):
         assert vm.call(action) == []
+        assert (vm.data("h1"), shape(vm.path("h1"))) == (held, before)
+    cluster.server.vms[VM] = vm.xml
+    for origin, target in (("h1", "h2"), ("h1", FRONT_END), (FRONT_END, "h1")):
+        done = cluster.call("ssh", "mv", f"{origin}:{vm.directory}", f"{target}:{vm.directory}", VM, 102)
+        assert (done.returncode, messages(done.stderr)) == (0, [])
         assert (vm.data("h1"), shape(vm.path("h1"))) == (held, before)
 
 

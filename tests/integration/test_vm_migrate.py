@@ -8,7 +8,9 @@ The domains have no guest system: a running QEMU with disks is what libvirt migr
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
     LibvirtFailed,
     TimedOut,
 )
-from migrating_vm import CATALOG, HOSTS, KILL, Execute, Tasks, Vm
+from migrating_vm import CATALOG, HOSTS, SIGNAL, STORE, Execute, Tasks, Vm
 from refusal import require_failure
 from running_disks import DOMAIN
 
@@ -48,13 +50,33 @@ LAYERED = [{"image": "base", "attach": {}}, {"size": "16M", "format": "raw", "at
 COPIED = [{"size": "16M", "format": "raw", "attach": {}}, {"size": "16M", "format": "qcow2", "attach": {}}]
 
 
+#: The UEFI variables of a domain on its host.
+VARIABLES = "/var/lib/libvirt/qemu/nvram/variables.fd"
+
+
+def give_firmware(vm: Vm) -> None:
+    """Give a domain a firmware, which is that of the BIOS, and variables that differ from those of a new domain."""
+    for host, letter in zip(HOSTS, ("v", "n"), strict=True):
+        files = (
+            f"cp /usr/share/seabios/bios-256k.bin /srv/code.fd; head -c 64K /dev/zero | tr '\\0' {letter} >/srv/new.fd"
+        )
+        vm.run(host, "sh", "-ec", f"rm -f {VARIABLES}; {files}")
+    firmware = "<loader readonly='yes' type='pflash'>/srv/code.fd</loader>"
+    variables = f"<nvram template='/srv/new.fd'>{VARIABLES}</nvram>"
+    text = vm.virsh("hv1", "dumpxml", "--inactive", "--security-info", vm.domain)
+    definition = text.replace("hvm</type>", f"hvm</type>{firmware}{variables}")
+    vm.run("hv1", "virsh", "define", "--validate", "/dev/stdin", stdin=definition)
+
+
 @pytest.mark.parametrize(
     ("name", "disks", "options"), [("layered", LAYERED, {}), ("copied", COPIED, {"datastore": "copied"})]
 )
 def test_a_running_vm_migrates_with_its_disks_there_and_back(
     make: Callable[..., Vm], tasks: Tasks, name: str, disks: list[dict[str, Any]], options: dict[str, Any]
 ) -> None:
-    vm = make(name, disks, **options)
+    vm = make(name, disks, start=False, **options)
+    give_firmware(vm)
+    vm.virsh("hv1", "start", name)
     vm.virsh("hv1", "autostart", name)
     snapshot = {"vm": name, "disk": 0, "name": "before"}
     [taken] = tasks(("vm_disk_snapshot", snapshot, False))
@@ -78,6 +100,7 @@ def test_a_running_vm_migrates_with_its_disks_there_and_back(
     vm.require_on("hv2")
     assert vm.definition("hv2") == definition
     assert vm.has_autostart("hv2")
+    assert set(vm.run("hv2", "cat", VARIABLES)) == {"v"}
     formats = ["qcow2", "raw", "raw"] if name == "layered" else ["raw", "qcow2"]
     for number in range(len(disks)):
         vm.require_data("hv2", number, formats[number])
@@ -184,6 +207,46 @@ def test_shared_storage_must_be_the_same_directory(make: Callable[..., Vm]) -> N
     assert (vm.state("hv1"), vm.state("hv2"), vm.recorded_host()) == ("running", "", "hv1")
 
 
+@pytest.fixture
+def common(execute: Execute, tmp_path: Path) -> Iterator[None]:
+    """Mount one block device as the datastore ``copied`` of both hosts, which have the kernel of this machine."""
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", tmp_path / "store", "64M"], check=True)
+    losetup = ["losetup", "--find", "--show", tmp_path / "store"]
+    device = subprocess.run(losetup, check=True, capture_output=True, text=True).stdout.strip()
+    mount = '[ -e "$0" ] || mknod "$0" b 7 "${0#/dev/loop}"; mkdir -p "$1"; mount "$0" "$1"'
+    known = 'echo "shared_filesystems = [ \\"$0\\" ]" >>/etc/libvirt/qemu.conf; systemctl restart libvirtd'
+    try:
+        for host in HOSTS:
+            execute(host, "sh", "-ec", mount, device, f"{STORE}/100")
+            execute(host, "sh", "-ec", known, f"{STORE}/100")
+        yield
+    finally:
+        for host in HOSTS:
+            execute(host, "sh", "-c", f"umount {STORE}/100; sed -i /^shared_/d /etc/libvirt/qemu.conf", check=False)
+            execute(host, "systemctl", "restart", "libvirtd")
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_a_datastore_of_copies_that_both_hosts_have(common: None, make: Callable[..., Vm]) -> None:
+    """libvirt must not copy a disk onto itself. The driver ssh has copies on its hosts."""
+    vm = make("common", [{"size": "16M", "format": "raw", "attach": {}}], datastore="copied")
+    files = vm.run("hv1", "ls", "-iR", vm.directory)
+    try:
+        for source, target in (HOSTS, HOSTS[::-1]):
+            result = vm.migrate(target)
+            assert result.get("changed"), result
+            assert (vm.state(source), vm.state(target), vm.recorded_host()) == ("", "running", target)
+            assert {vm.run(host, "ls", "-iR", vm.directory) for host in HOSTS} == {files}
+        vm.virsh("hv1", "destroy", "common")
+        assert vm.migrate("hv2").get("mode") == "cold"
+        assert (vm.state("hv1"), vm.state("hv2"), vm.recorded_host()) == ("", "shut off", "hv2")
+        assert {vm.run(host, "ls", "-iR", vm.directory) for host in HOSTS} == {files}
+        vm.require_data("hv2", 0, "raw")
+    finally:
+        for host in HOSTS:
+            vm.virsh(host, "destroy", "common", check=False)
+
+
 @pytest.mark.parametrize("option", [{"timeout": 0}, {"bandwidth": 0}, {"host": "-x"}])
 def test_values_that_are_not_accepted(tasks: Tasks, option: dict[str, Any]) -> None:
     [result] = tasks(("vm_migrate", {"vm": "none", "host": "hv2", **option}, False))
@@ -240,7 +303,7 @@ def test_after_a_kill_the_next_run_migrates(slow: Vm, source: str) -> None:
     [target] = set(HOSTS) - {source}
     if source == "hv2":
         assert slow.migrate("hv2")["changed"]
-    kill = ["python3", "-c", KILL, f"{CATALOG}.vms.lock"]
+    kill = ["python3", "-c", SIGNAL, f"{CATALOG}.vms.lock", "SIGKILL"]
     killed: list[str] = []
     during(slow, source, target, lambda: killed.extend(slow.run("hv1", *kill).split()))
     assert killed

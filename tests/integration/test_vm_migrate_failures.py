@@ -7,6 +7,7 @@ is clean.
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -15,53 +16,25 @@ from typing import Any
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import LibvirtFailed, LibvirtMissing
 from lab import Lab
-from migrating_vm import CATALOG, HOSTS, KILL, STORE, Execute, Vm
+from migrating_vm import CATALOG, HOSTS, SIGNAL, STORE, Execute, Vm
 from refusal import require_failure
 
-MIB = 1 << 20
+#: Size of the disk that libvirt copies, in MiB, and the room for its datastore at the target.
+SIZE, ROOM = 16, 56
 
-#: Size of the disk that libvirt copies, in MiB, and the bandwidth in MiB/s.
-SIZE, BANDWIDTH = 16, 12
+#: Ports of the target that receive the memory and the disk. libvirt chooses the first free ones.
+MEMORY, DISK = "49152", "49153"
 
-#: Program of the target: wait until the disk has so many bytes, and then fill the file system, or send a signal to the
-#: processes with a word in their command lines.
-FAULT = """
-import os, signal, sys, time
-path, action, enough, name, number = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5]
-
-def processes(word):
-    found = []
-    for name in filter(str.isdecimal, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{name}/cmdline", "rb") as file:
-                found += [int(name)] * (word in file.read())
-        except OSError:
-            pass
-    return found
-
-def allocated():
-    try:
-        return os.stat(path).st_blocks * 512
-    except OSError:
-        return -1
-
-end = time.monotonic() + 100
-while allocated() < enough or not processes(f"guest={name},".encode()):
-    if time.monotonic() > end:
-        sys.exit(f"{path} has {allocated()} bytes")
-    time.sleep(0.005)
-if action == "fill":
-    with open(os.path.dirname(os.path.dirname(path)) + "/fill", "wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(1 << 20))
-        except OSError:
-            pass
-else:
-    for process in processes(action.encode()):
-        if process != os.getpid():
-            os.kill(process, getattr(signal, number))
+#: Shell command that lets the target drop everything for the port $0 after $1 bytes.
+DROP = """
+iptables -A faults -p tcp --dport "$0" -m quota --quota "$1" -j ACCEPT && iptables -A faults -p tcp --dport "$0" -j DROP
 """
+
+#: Shell command that succeeds after a dropped packet.
+DROPPED = "iptables -vxnL faults | grep -q '^ *[1-9].* DROP '"
+
+#: Shell command that fills the file system $0 but for half a MiB.
+FILL = 'mount -o "remount,size=$(($(df -k --output=used "$0" | tail -1) + 512))k" "$0"'
 
 #: Lines about a VM on one host: the state of the domain, the existing names, and the number of the processes of QEMU.
 LOOK = """
@@ -75,10 +48,16 @@ pgrep -c -f "guest=$0,"
 #: Shell loop that waits, for at most two minutes, until the command $0 succeeds.
 UNTIL = 'for i in $(seq 1200); do sh -c "$0" && exit; sleep 0.1; done; exit 1'
 
-LIBVIRTD = "/usr/sbin/libvirtd"
+#: Shell command that succeeds without the domain.
+GONE = 'names=$(virsh list --all --name) && ! echo "$names" | grep -qx copied'
 
-#: Number of the moments at which a migration fails. The variable is for a longer trial.
-MOMENTS = int(os.environ.get("MIGRATION_MOMENTS", "9"))
+#: Shell command that succeeds when a stopped libvirt has a request to read that is larger than a sign of life.
+ASKED = "ss -xn | awk '$3 > 500' | grep -q libvirt-sock"
+
+QEMU, LIBVIRTD = "qemu-system-x86", "libvirtd"
+
+#: Number of the migrations that fail at each point. The variable is for a longer trial.
+ROUNDS = int(os.environ.get("MIGRATION_ROUNDS", "1"))
 
 
 @pytest.fixture
@@ -89,12 +68,14 @@ def copied(make_migrating: Callable[..., Vm], migration_execute: Execute) -> Ite
     vm.write("hv1", 0, "raw", f"0 {SIZE}M")
     vm.virsh("hv1", "start", "copied")
     datastore = vm.directory.rpartition("/")[0]
-    room = f'mkdir -p "$0"; mount -t tmpfs -o size={SIZE + 40}M,mode=0755 tmpfs "$0"'
+    room = f'mkdir -p "$0"; mount -t tmpfs -o size={ROOM}M,mode=0755 tmpfs "$0"'
     migration_execute("hv2", "sh", "-c", room, datastore)
+    migration_execute("hv2", "sh", "-c", "iptables -N faults && iptables -I INPUT -j faults")
     yield vm
     for host in HOSTS:
         migration_execute(host, "virsh", "destroy", "copied", check=False)
     migration_execute("hv2", "umount", datastore)
+    migration_execute("hv2", "sh", "-c", "iptables -F faults; iptables -D INPUT -j faults; iptables -X faults")
 
 
 def look(vm: Vm, host: str) -> list[str]:
@@ -108,36 +89,70 @@ def require_as_before(vm: Vm) -> None:
     assert vm.recorded_host() == "hv1"
 
 
-def fail(vm: Vm, action: str, enough: int, number: str = "SIGKILL", then: Callable[[], object] = str) -> dict[str, Any]:
-    """Let a migration fail when the target has so many bytes, and return the result of the module.
-
-    :arg then: is called after the fault.
+def fail(vm: Vm, port: str, size: int, fault: Callable[[], object]) -> dict[str, Any]:
+    """Let a migration stall after so many bytes for a port of the target. Then call the fault, end the stall, and
+    return the result of the module.
     """
+    vm.run("hv2", "sh", "-c", DROP, port, str(size))
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        running = pool.submit(vm.migrate, "hv2", bandwidth=BANDWIDTH)
-        arguments = (f"{vm.directory}/disk.0", action, str(enough), vm.domain, number)
-        vm.run("hv2", "python3", "-c", FAULT, *arguments, deadline=150)
-        then()
+        running = pool.submit(vm.migrate, "hv2", timeout=200)
+        try:
+            vm.run("hv2", "sh", "-c", UNTIL, DROPPED, deadline=150)
+            fault()
+        finally:
+            continue_transfer(vm)
     return running.result()
 
 
-def test_failures_at_random_moments(copied: Vm) -> None:
-    """A killed QEMU, a killed libvirtd, and a full file system of the target."""
-    chosen, failed = random.Random(15), set()
-    datastore = copied.directory.rpartition("/")[0]
-    for number in range(MOMENTS):
-        action = ("guest=copied", LIBVIRTD, "fill")[number % 3]
-        result = fail(copied, action, chosen.randrange(SIZE * MIB * 3 // 4))
-        copied.run("hv2", "rm", "-f", f"{datastore}/fill")
-        if result["changed"]:  # the fault was too late
-            copied.virsh("hv2", "start", "copied", check=False)
-            result = copied.migrate("hv1")
-            assert result.get("changed"), result
-        else:
-            failed.add(action)
-            require_failure(result, LibvirtFailed, names=["'copied'", "hv2"])
-        require_as_before(copied)
-    assert len(failed) == 3
+def continue_transfer(vm: Vm) -> None:
+    vm.run("hv2", "iptables", "-F", "faults")
+
+
+def send(vm: Vm, signal: str, program: str) -> None:
+    """Send a signal to a program of the target."""
+    vm.run("hv2", "pkill", f"-{signal}", "-x", program)
+
+
+def send_module(vm: Vm, signal: str) -> None:
+    """Send a signal to the module, which directs the migration."""
+    assert vm.run("hv1", "python3", "-c", SIGNAL, f"{CATALOG}.vms.lock", signal)
+
+
+def hold_handover(vm: Vm) -> None:
+    """Continue a migration until the guest is paused at the source. The stopped module doesn't let the target start the
+    guest.
+    """
+    send_module(vm, "SIGSTOP")
+    continue_transfer(vm)
+    vm.run("hv1", "sh", "-c", UNTIL, "virsh domstate copied | grep -q paused", deadline=150)
+
+
+def test_failures_at_every_stage(copied: Vm) -> None:
+    """A killed QEMU, a killed libvirtd, and a full file system of the target, while the disk or the memory is copied,
+    and while neither host runs the guest.
+    """
+    chosen, datastore = random.Random(15), copied.directory.rpartition("/")[0]
+
+    def resize(script: str) -> None:
+        copied.run("hv2", "sh", "-c", script, datastore)
+
+    def kill_in_handover(program: str) -> None:
+        hold_handover(copied)
+        send(copied, "SIGKILL", program)
+        copied.run("hv2", "sh", "-c", UNTIL, GONE, deadline=150)
+        send_module(copied, "SIGCONT")
+
+    for _round in range(ROUNDS):
+        for port, most in ((DISK, 12 << 20), (MEMORY, 64 << 10)):
+            for program in (QEMU, LIBVIRTD):
+                killed = functools.partial(send, copied, "SIGKILL", program)
+                require_failed(copied, fail(copied, port, chosen.randrange(1024, most), killed))
+        for program in (QEMU, LIBVIRTD):
+            killed = functools.partial(kill_in_handover, program)
+            require_failed(copied, fail(copied, MEMORY, 1024, killed))
+        filled = functools.partial(resize, f"for i in $(seq 100); do {FILL} && exit; done; exit 1")
+        require_failed(copied, fail(copied, DISK, chosen.randrange(1024, 12 << 20), filled))
+        resize(f'mount -o remount,size={ROOM}M "$0"')
     copied.require_data("hv1", 0, "raw", f"0 {SIZE}M")
     assert copied.migrate("hv2").get("changed")
     copied.require_on("hv2")
@@ -145,20 +160,28 @@ def test_failures_at_random_moments(copied: Vm) -> None:
     assert copied.migrate("hv1").get("changed")
 
 
-def test_a_killed_run_that_leaves_the_guest_paused(copied: Vm) -> None:
-    """The libvirt of the target ends before the guest can start there."""
+def require_failed(vm: Vm, result: dict[str, Any]) -> None:
+    require_failure(result, LibvirtFailed, names=["'copied'", "hv2"])
+    require_as_before(vm)
+
+
+@pytest.mark.parametrize(("signal", "action"), [("SIGKILL", "migrate VM"), ("SIGCONT", "finish migration of VM")])
+def test_a_killed_run_that_leaves_the_guest_paused(copied: Vm, signal: str, action: str) -> None:
+    """The module is killed after it has asked the target to start the guest. The libvirt there ends, or starts it."""
 
     def kill() -> None:
-        copied.run("hv1", "sh", "-c", UNTIL, "virsh domstate copied | grep -q paused", deadline=150)
-        copied.run("hv1", "python3", "-c", KILL, f"{CATALOG}.vms.lock")
-        copied.run("hv2", "pkill", "-SIGKILL", "-x", "libvirtd")
+        send(copied, "SIGSTOP", LIBVIRTD)
+        continue_transfer(copied)
+        copied.run("hv2", "sh", "-c", UNTIL, ASKED, deadline=150)
+        send_module(copied, "SIGKILL")
+        send(copied, signal, LIBVIRTD)
 
-    assert "actions" not in fail(copied, LIBVIRTD, MIB, "SIGSTOP", kill)
-    assert copied.virsh("hv1", "domstate", "copied").strip() == "paused"
-    settled = "[ $(virsh domstate copied 2>/dev/null || echo none) = none ]"
+    assert "actions" not in fail(copied, MEMORY, 1024, kill)
+    settled = {"SIGKILL": GONE, "SIGCONT": "virsh domstate copied | grep -q running"}[signal]
     copied.run("hv2", "sh", "-c", UNTIL, settled, deadline=150)
+    assert copied.virsh("hv1", "domstate", "copied").strip() == "paused"
     result = copied.migrate("hv2")
-    assert [one["name"] for one in result.get("actions", [])] == ["migrate VM"], result
+    assert [one["name"] for one in result.get("actions", [])] == [action], result
     copied.require_on("hv2")
     copied.require_data("hv2", 0, "raw", f"0 {SIZE}M")
 
@@ -177,7 +200,7 @@ def test_a_cut_network(copied: Vm, migration_lab: Lab) -> None:
         finally:
             target.join()
 
-    result = fail(copied, "nothing", MIB, then=cut)
+    result = fail(copied, DISK, 1 << 20, cut)
     require_failure(
         result,
         LibvirtFailed,

@@ -169,6 +169,10 @@ class _Call:
         try:
             with self._domain.hypervisor.calls(f"migrate the domain {self._domain.name!r} to {self._order.host}"):
                 self._domain.handle.migrate3(self._target.connection, parameters, flags)
+        except NotFound:  # the target's error, because the source has the definition
+            self._failure = LibvirtFailed(
+                f"libvirt could not migrate the domain {self._domain.name!r} to {self._order.host}: QEMU ended there."
+            )
         except VmstoreError as error:
             self._failure = error
         except BaseException as error:  # the thread that waits raises the error

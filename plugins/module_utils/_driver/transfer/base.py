@@ -145,8 +145,9 @@ class TransferDriver:
         """Grow a disk that isn't in use."""
         self._unsupported("resize")
 
-    def premigrate(self, source: str, target: Place, vm: int) -> None:
-        """Prepare the directory of a running VM on the host to which the VM will migrate.
+    def premigrate(self, source: str, target: Place, vm: int) -> bool:
+        """Prepare the directory of a running VM on the host to which the VM will migrate. Return whether libvirt copies
+        the disks. It must not copy them if both hosts have the same directory.
 
         :arg source: the host of the VM. ``target`` is the VM directory on the other host.
         """

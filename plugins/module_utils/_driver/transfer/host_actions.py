@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ..._core.directory import exists_at, opened_directory, sync_opened
-from ..._core.errors import Conflict, NotFound, os_errors
+from ..._core.errors import Conflict, NotFound, SharedDirectory, os_errors
 from ..._core.files import replace_file
 from ..._image.image_files import owner_like
 from ..._image.layout import snapshot_directory
@@ -29,7 +29,6 @@ from ..._image.vm_removal import (
     remove,
     remove_directory_at,
     remove_disk_at,
-    require_directory_unused,
     require_unused_at,
     sweep_removed_at,
 )
@@ -38,7 +37,7 @@ from .arrival import Arrival
 from .disk_source import FilesSource, disk_source
 from .live_disks import RunningVm, copy_of_running, remove_snapshot, take_snapshot
 from .local_peer import LocalReceiver, LocalSender, Target
-from .migration_actions import MigrationActions
+from .migration_actions import MigrationActions, held_directory
 from .monitor_mark import mark_for_monitoring
 from .operations import Placement
 
@@ -119,32 +118,42 @@ class HostActions(MigrationActions):
 
     # Directories of VMs
 
-    def receive_directory(self, path: str, monitor: str | None) -> None:
-        """Receive a VM directory. An existing one is replaced."""
+    def receive_directory(self, path: str, monitor: str | None, token: str = "") -> None:
+        """Receive a VM directory. An existing one is replaced.
+
+        :arg token: see :meth:`require_other_directory`.
+        """
+        self.require_other_directory(path, token)
         self._receive_directory(path, monitor)
 
-    def send_directory(self, path: str, name: str) -> None:
+    def send_directory(self, path: str, name: str, token: str) -> None:
         """Send a VM directory, and then remove it.
 
         :arg name: the name of the directory at the receiver.
+        :arg token: see :meth:`require_other_directory`.
         """
-        with _opened_directory(path) as (parsed, system):
+        self.require_other_directory(path, token)
+        with held_directory(path, "mv", is_unused=True) as (parsed, system, _token):
             self._peer.send(Source(system, parsed.datastore, {str(parsed.vm): name}))
             remove_directory_at(system, parsed)
 
     def push_directory(self, path: str, host: str, target: str, monitor: str | None) -> None:
-        """Send a VM directory to another host, and then remove it here."""
-        with _opened_directory(path) as (parsed, system):
+        """Send a VM directory to another host, and then remove it here, unless both hosts have the same directory."""
+        with held_directory(path, "mv", is_unused=True) as (parsed, system, token):
             vm = parse_disk_path(target, directory=True).vm
             source = Source(system, parsed.datastore, {str(parsed.vm): str(vm)})
-            self._hosts.push(host, "receive_directory", target, monitor, source=source, log=self._log)
+            try:
+                self._hosts.push(host, "receive_directory", target, monitor, token, source=source, log=self._log)
+            except SharedDirectory:
+                self._log(f"{path} is the directory {target} on {host}, so it stays.")
+                return
             remove_directory_at(system, parsed)
 
     def move_directory(self, path: str, target: str, monitor: str | None) -> None:
         """Move a VM directory to another system datastore of this host, unless an earlier run has moved it."""
         parsed = parse_disk_path(target, directory=True)
         if self.has_directory(path) or not self.has_directory(target):
-            with _opened_directory(path) as (origin, system):
+            with held_directory(path, "mv", is_unused=True) as (origin, system, _token):
                 if not _rename_directory(origin, system, parsed):
                     names = {str(origin.vm): str(parsed.vm)}
                     # A link to an image stays as it is, as with rename(2).
@@ -234,19 +243,6 @@ class HostActions(MigrationActions):
 
 def _moved_mark(path: DiskPath) -> str:
     return f".{path.name}.moved"
-
-
-@contextlib.contextmanager
-def _opened_directory(path: str) -> Iterator[tuple[DiskPath, int]]:
-    """Hold the locks of all disks in a VM directory that no program uses. Yield its path, and a descriptor of the
-    directory of the system datastore.
-    """
-    parsed = parse_disk_path(path, directory=True)
-    with opened_system_datastore(parsed) as system:
-        sweep_removed_at(system, parsed)
-        with locked_disk(parsed, doing="mv") as directory:
-            require_directory_unused(directory, parsed)
-            yield parsed, system
 
 
 def _rename_directory(origin: DiskPath, system: int, target: DiskPath) -> bool:

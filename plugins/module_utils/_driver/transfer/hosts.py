@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ..._core.errors import SharedDirectory
 from ..._model.place import Place
 from ..._remote.transfer import Route, pull_tree
 from ..._remote.tree import Source
 from . import protocol, remote
 from .host_actions import HostActions
 from .local_peer import LocalReceiver, LocalSender, Target
+from .migration_actions import new_token
 from .operations import KINDS, OPERATIONS
 from .remote import Hosts, Log, request
 
@@ -83,9 +85,13 @@ def receive_directory(origin: Place, path: str, monitor: str | None, *, log: Log
         @staticmethod
         def receive(directory: int, place: str, commit: Any, *, owner: Any, accept: Any) -> None:
             target = Target(directory, place, commit, owner, accept)
-            pull(origin.host, "send_directory", origin.path, os.path.basename(path), target=target, log=log)
+            pull(origin.host, "send_directory", origin.path, os.path.basename(path), token, target=target, log=log)
 
-    HostActions(Sender, log, HOSTS).receive_directory(path, monitor)
+    with new_token(path) as token:
+        try:
+            HostActions(Sender, log, HOSTS).receive_directory(path, monitor)
+        except SharedDirectory:
+            log(f"{path} is the directory {origin}, so it stays.")
 
 
 #: The way of the front-end, which can be one of the hosts that an operation names.

@@ -29,19 +29,17 @@ class MigratingDriver(TransferDriver):
     def _run(self, host: str, action: str, *arguments: Any) -> Any:
         return hosts.run(host, action, *arguments, log=self.log)
 
-    def premigrate(self, source: str, target: Place, vm: int) -> None:
+    def premigrate(self, source: str, target: Place, vm: int) -> bool:
         if hosts.is_same_host(source, target.host):
             self.log(f"{target} needs no preparation, because the VM {vm} stays on {source}.")
-        else:
-            self._prepare(source, target, self.facts.vm(vm))
-
-    def _prepare(self, source: str, target: Place, vm: Vm) -> None:
+            return False
         if self.info.is_shared:
             self._run(source, "require_shared", target.path, target.host)
-        else:
-            disks = self._copied(vm, target.path)
-            arguments = (target.path, target.host, target.path, disks, self.system_driver)
-            self._run(source, "prepare_migration", *arguments)
+            return False
+        disks = self._copied(self.facts.vm(vm), target.path)
+        arguments = (target.path, target.host, target.path, disks, self.system_driver)
+        is_prepared: bool = self._run(source, "prepare_migration", *arguments)
+        return is_prepared
 
     def failmigrate(self, source: str, target: Place, vm: int) -> None:
         if not (self.info.is_shared or hosts.is_same_host(source, target.host)):

@@ -58,8 +58,9 @@ class MigrationActions:
 
     def prepare_migration(
         self, path: str, host: str, target: str, disks: Sequence[DiskRecord], monitor: str | None
-    ) -> None:
-        """Prepare the directory of a running VM on another host, unless both hosts have the same directory.
+    ) -> bool:
+        """Prepare the directory of a running VM on another host, unless both hosts have the same directory. Return
+        whether they have two directories.
 
         :arg target: the directory on the host ``host``.
         :arg disks: the disks that libvirt copies.
@@ -67,8 +68,8 @@ class MigrationActions:
         """
         if not self.has_directory(path):
             self._log(f"The VM has no directory {path} to migrate.")
-            return
-        with _held_directory(path, "premigrate") as (parsed, system, token):
+            return True
+        with held_directory(path, "premigrate") as (parsed, system, token):
             placeholders = [_describe(disk) for disk in disks]
             vm = str(parse_disk_path(target, directory=True).vm)
             left_out = [f"{vm}/{placeholder.file}" for placeholder in placeholders]
@@ -78,6 +79,8 @@ class MigrationActions:
                 self._hosts.push(host, "receive_migration", *arguments, source=source, log=self._log)
             except SharedDirectory:
                 self._log(f"{path} is the same directory on {host}, so nothing is copied.")
+                return False
+        return True
 
     def require_shared(self, path: str, host: str) -> None:
         """Require that another host has the same directory of a running VM.
@@ -87,7 +90,7 @@ class MigrationActions:
         if not self.has_directory(path):
             self._log(f"The VM has no directory {path} to migrate.")
             return
-        with _held_directory(path, "premigrate") as (_parsed, _system, token):
+        with held_directory(path, "premigrate") as (_parsed, _system, token):
             if not self._hosts.run(host, "has_token", path, token, log=self._log):
                 raise Conflict(
                     f"{path} is not the same directory on the host {host}, so the VM can't migrate to {host}: mount "
@@ -109,7 +112,7 @@ class MigrationActions:
                 sweep_removed_at(system, parsed)  # a killed run may have left it
             self._accept(host, target, "", [])
             return
-        with _held_directory(path, "postmigrate", is_unused=True) as (parsed, system, token):
+        with held_directory(path, "postmigrate", is_unused=True) as (parsed, system, token):
             try:
                 empty = self._accept(host, target, token, disks)
             except SharedDirectory:
@@ -142,12 +145,11 @@ class MigrationActions:
     ) -> None:
         """Receive the directory of a VM that will migrate to this host. An existing one is replaced.
 
-        :arg token: name of a file in the directory of the source.
+        :arg token: see :meth:`require_other_directory`.
         :raises SharedDirectory: this host has the directory of the source.
         :raises Conflict: a program uses a file in the existing directory.
         """
-        if self.has_token(path, token):
-            raise SharedDirectory(f"{path} is the directory of the source.")
+        self.require_other_directory(path, token)
 
         def complete(staging: Staging, parsed: DiskPath) -> None:
             owner = owner_like(staging.directory)
@@ -188,6 +190,15 @@ class MigrationActions:
             self._peer.receive(system, parsed.datastore, commit, owner=owner_like(system), accept=accept)
         mark_for_monitoring(parsed, monitor)
 
+    def require_other_directory(self, path: str, token: str) -> None:
+        """Require that a VM directory isn't that of the other host.
+
+        :arg token: name of a file in the directory of the other host. An empty text if that directory is missing.
+        :raises SharedDirectory: both hosts have the same directory.
+        """
+        if token and self.has_token(path, token):
+            raise SharedDirectory(f"{path} is the same directory on both hosts.")
+
     def has_token(self, path: str, token: str) -> bool:
         """Return whether a VM directory has the file by which another host recognizes its own directory.
 
@@ -202,12 +213,11 @@ class MigrationActions:
     def accept_migration(self, path: str, token: str, disks: Sequence[DiskRecord]) -> tuple[str, ...]:
         """Keep a directory that was prepared for a migration. Return the paths of the disks without data of their own.
 
-        :arg token: see :meth:`receive_migration`. An empty text if the directory of the source is missing.
+        :arg token: see :meth:`require_other_directory`.
         :raises SharedDirectory: this host has the directory of the source.
         :raises NotFound: a disk is missing.
         """
-        if token and self.has_token(path, token):
-            raise SharedDirectory(f"{path} is the directory of the source.")
+        self.require_other_directory(path, token)
         empty = []
         parsed = parse_disk_path(path, directory=True)
         if not (disks or self.has_directory(path)):
@@ -242,7 +252,33 @@ def _describe(record: DiskRecord) -> Placeholder:
 
 
 @contextlib.contextmanager
-def _held_directory(path: str, doing: str, *, is_unused: bool = False) -> Iterator[tuple[DiskPath, int, str]]:
+def new_token(path: str) -> Iterator[str]:
+    """Create a temporary file in a VM directory during a block. Yield its name; an empty text without a directory."""
+    with contextlib.ExitStack() as stack:
+        try:
+            directory = stack.enter_context(opened_vm_directory(parse_disk_path(path, directory=True)))
+        except NotFound:
+            yield ""
+        else:
+            yield stack.enter_context(_token_in(directory, path))
+
+
+@contextlib.contextmanager
+def _token_in(directory: int, path: str) -> Iterator[str]:
+    sweep(directory)
+    with os_errors(f"write in {path}"):
+        descriptor, token = create_part(directory)
+    try:
+        yield token
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(token, dir_fd=directory)
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def held_directory(path: str, doing: str, *, is_unused: bool = False) -> Iterator[tuple[DiskPath, int, str]]:
     """Hold the locks of all disks in a VM directory. Yield its path, a descriptor of the directory of the system
     datastore, and the name of a temporary file in the VM directory.
 
@@ -254,16 +290,8 @@ def _held_directory(path: str, doing: str, *, is_unused: bool = False) -> Iterat
         with locked_disk(parsed, doing=doing) as directory:
             if is_unused:
                 require_directory_unused(directory, parsed)
-            sweep(directory)
-            with os_errors(f"write in {path}"):
-                descriptor, token = create_part(directory)
-            try:
+            with _token_in(directory, path) as token:
                 yield parsed, system, token
-            finally:
-                with contextlib.suppress(OSError):
-                    os.unlink(token, dir_fd=directory)
-                with contextlib.suppress(OSError):
-                    os.close(descriptor)
 
 
 def _publish_directory(staging: Staging, path: DiskPath) -> None:
@@ -276,4 +304,4 @@ def _publish_directory(staging: Staging, path: DiskPath) -> None:
         staging.publish()
 
 
-__all__ = ["MigrationActions"]
+__all__ = ["MigrationActions", "held_directory", "new_token"]

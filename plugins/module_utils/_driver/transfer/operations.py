@@ -50,7 +50,7 @@ OPERATIONS = {
     "make": Operation(),
     "move_directory": Operation(),
     "place": Operation(),
-    "prepare_migration": Operation(),
+    "prepare_migration": Operation("bool"),
     "push_directory": Operation(),
     "receive_directory": Operation(),
     "receive_migration": Operation(),

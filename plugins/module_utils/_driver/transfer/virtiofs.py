@@ -40,8 +40,8 @@ class VirtiofsTransferDriver(TransferDriver):
     def delete(self, place: Place, vm: int) -> None:
         pass
 
-    def premigrate(self, source: str, target: Place, vm: int) -> None:
-        pass
+    def premigrate(self, source: str, target: Place, vm: int) -> bool:
+        return False
 
     def failmigrate(self, source: str, target: Place, vm: int) -> None:
         pass

@@ -70,14 +70,19 @@ class LiveMigration:
 
     def _preparation(self, driver: TransferDriver, departure: Departure) -> Callable[[], Callable[[], object]]:
         route, spec = self._route, self._route.spec
-        copied = () if route.is_shared else tuple(disk.target for disk in departure.written)
-        order = Migration(
-            route.target.host, route.target.path, copied, spec.timeout, spec.bandwidth, spec.auto_converge
-        )
+        written = tuple(disk.target for disk in departure.written)
 
         def prepare() -> Callable[[], object]:
             try:
-                driver.premigrate(route.origin.host, route.target, route.before.id)
+                is_copied = driver.premigrate(route.origin.host, route.target, route.before.id)
+                order = Migration(
+                    route.target.host,
+                    route.target.path,
+                    written if is_copied else (),
+                    spec.timeout,
+                    spec.bandwidth,
+                    spec.auto_converge,
+                )
                 route.ask(route.origin, "migrate", route.before.domain, order)
             except VmstoreError as error:
                 raise self._undone(driver, error) from error
