@@ -55,6 +55,8 @@ class PartDirectory:
         :raises OSError: a file can't be removed.
         """
         _clear(self.descriptor, kept=LOCK)
+        # After a power failure, content without the lock would stay for ever.
+        os.fsync(self.descriptor)
         os.unlink(LOCK, dir_fd=self.descriptor)
         os.rmdir(self.name, dir_fd=self.parent)
 
@@ -97,6 +99,8 @@ def _open(parent: int, name: str, flags: int, how: int) -> PartDirectory:
         lock(descriptor, how)
         if os.fstat(descriptor).st_nlink == 0:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if flags:
+            os.fsync(directory)  # the lock comes before any content also after a power failure
         stack.pop_all()
         return PartDirectory(parent, name, directory, descriptor)
 
@@ -120,8 +124,9 @@ def remove_unheld_directory(parent: int, name: str) -> None:
             _require_private(directory, os.fstat(descriptor).st_uid)
             lock(descriptor, fcntl.F_OFD_SETLK)
             PartDirectory(parent, name, directory, descriptor).remove()
-    except FileNotFoundError:
-        if os.listdir(directory):
+    except OSError as error:
+        # A server that has lost the file in a crash has another word for it.
+        if error.errno not in (errno.ENOENT, errno.ESTALE) or os.listdir(directory):
             raise
         os.rmdir(name, dir_fd=parent)
     finally:

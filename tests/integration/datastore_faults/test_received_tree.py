@@ -6,13 +6,16 @@ new ones, and a repeat leaves the new ones only.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.granary.vmstore.plugins.module_utils._core.part_directory import create_part_directory
+from ansible_collections.granary.vmstore.plugins.module_utils._remote.staging import sweep_parts
 from ansible_collections.granary.vmstore.plugins.module_utils._remote.tree import Source
 from simulated_datastore.testing import CrashWalker, FaultWalker, KillWalker
 from trees import receive, record
@@ -92,3 +95,30 @@ def test_a_crash_at_each_step(walk_crashes: CrashWalker, work: Callable[[Path], 
         assert read(directory) == NEW
 
     assert walk_crashes(work, check, prepare=lambda path: write(path, OLD), limit=2) > 10
+
+
+@contextlib.contextmanager
+def opened(directory: Path) -> Iterator[int]:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def test_a_sweep_after_a_crash_leaves_no_part_directory(walk_crashes: CrashWalker) -> None:
+    def work(directory: Path) -> None:
+        with opened(directory) as parent:
+            part = create_part_directory(parent)
+            try:
+                write(directory / part.name, {"data": {"x": b"new"}})
+                part.remove()
+            finally:
+                part.close()
+
+    def check(directory: Path) -> None:
+        with opened(directory) as parent:
+            sweep_parts(parent)
+        assert os.listdir(directory) == []
+
+    assert walk_crashes(work, check, names="strict", limit=6)
