@@ -363,11 +363,11 @@ done = {"uid": os.geteuid()}
 def attempt(name, act):
     try:
         act()
-        done[name] = "done"
+        done.setdefault(name, "done")
     except OSError as error:
-        done[name] = type(error).__name__
+        done.setdefault(name, type(error).__name__)
 attempt("write", lambda: open("/srv/victim/pwned", "w").close())
-for pid in sys.argv[1:]:
+for pid in sys.argv[1:]:  # the others end with the first
     attempt("kill", lambda: os.kill(int(pid), signal.SIGKILL))
 print(json.dumps(done))
 """

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import PartlyDone
+from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidDeclaration
 from ansible_collections.granary.vmstore.plugins.module_utils._volume.manifest import read_manifest
 from container_images import image_archive, qcow2_disk
 from kubevirt_examples import EXAMPLES, EXPECTED, THREADS
@@ -195,7 +195,7 @@ def test_every_example_of_the_guide(
     )
     assert [one.get("msg") for one in (made, done, again)] == [None] * 3
     assert (done["changed"], again["changed"], again["actions"]) == (True, False, [])
-    require_failure(failed, PartlyDone, names=["domains[0].disks[0].lun", "domains[1].disks[0].name"])
+    require_failure(failed, InvalidDeclaration, names=["domains[0].disks[0].lun", "domains[1].disks[0].name"])
     assert not failed["changed"]
 
     text = execute("hv1", "sh", "-ec", 'for name; do virsh dumpxml --inactive "$name"; done', "dump", *sizes[::2])

@@ -53,7 +53,9 @@ def etc(tmp_path: Path) -> Callable[..., str]:
 
     def run(*command: str, **environment: str) -> str:
         enter = ["unshare", "-m", "sh", "-ec", ENTER, "sh", str(tmp_path), *command]
-        done = subprocess.run(enter, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **environment})
+        # Not this program's stderr: an ssh of another test may have left it non-blocking, which Ansible refuses.
+        done = subprocess.run(enter, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+        assert done.returncode == 0, done.stderr
         return done.stdout
 
     run("useradd", "--system", USER)
