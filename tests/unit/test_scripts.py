@@ -131,7 +131,7 @@ def test_failed_tests_are_named_with_the_end_of_their_reports(tmp_path: Path) ->
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """Create a checkout with replaced suites: unit fails, integration never runs a test, docs ends the shell."""
+    """Create a checkout with replaced suites: unit fails, fresh never runs a test, docs ends the shell."""
     script = tmp_path / "script"
     script.mkdir()
     for name in ("junit.py", "lib.sh"):
@@ -142,8 +142,8 @@ prepare() { :; }
 suite_lint() { check "a sentence" true; }
 suite_docs() { exit 7; }
 suite_unit() { check "one" true; check "two" false; }
-suite_integration() { :; }
-suite_molecule() { check "a scenario" sh -c 'until [ -e .cache/results/unit.count ]; do :; done'; }
+suite_fresh() { :; }
+suite_integration() { check "a test" sh -c 'until [ -e .cache/results/unit.count ]; do :; done'; }
 """
     assert text.endswith('\nmain "$@"\n')
     (script / "test").write_text(text.removesuffix('main "$@"\n') + suites + 'main "$@"\n')
@@ -152,23 +152,23 @@ suite_molecule() { check "a scenario" sh -c 'until [ -e .cache/results/unit.coun
 
 
 def test_suites_run_beside_each_other_and_are_counted(checkout: Path) -> None:
-    # molecule waits for the end of unit. Sequential suites would never end.
-    status, output = run(checkout / "script" / "test", "molecule", "integration", "lint", "unit")
+    # integration waits for the end of unit. Sequential suites would never end.
+    status, output = run(checkout / "script" / "test", "integration", "fresh", "lint", "unit")
     assert status == 1
     assert [line.split()[:3] for line in output.splitlines()[-5:]] == [
         ["suite", "passed", "failed"],
-        ["molecule", "1", "0"],
-        ["integration", "0", "1"],
+        ["integration", "1", "0"],
+        ["fresh", "0", "1"],
         ["lint", "1", "0"],
         ["unit", "1", "1"],
     ]
     assert "==> FAILED: two" in output
-    assert run(checkout / "script" / "test", "molecule", "lint", "unit")[0] == 1
+    assert run(checkout / "script" / "test", "integration", "lint", "unit")[0] == 1
     assert run(checkout / "script" / "test", "lint")[0] == 0
 
 
 def test_a_suite_that_ends_the_run_has_failed(checkout: Path) -> None:
-    status, output = run(checkout / "script" / "test", "integration", "docs", "lint")
+    status, output = run(checkout / "script" / "test", "fresh", "docs", "lint")
     assert status == 1
     assert [line.split()[:3] for line in output.splitlines()[-2:]] == [["docs", "0", "1"], ["lint", "0", "1"]]
 
