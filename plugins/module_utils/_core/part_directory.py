@@ -124,9 +124,8 @@ def remove_unheld_directory(parent: int, name: str) -> None:
             _require_private(directory, os.fstat(descriptor).st_uid)
             lock(descriptor, fcntl.F_OFD_SETLK)
             PartDirectory(parent, name, directory, descriptor).remove()
-    except OSError as error:
-        # A server that has lost the file in a crash has another word for it.
-        if error.errno not in (errno.ENOENT, errno.ESTALE) or os.listdir(directory):
+    except FileNotFoundError:
+        if os.listdir(directory):
             raise
         os.rmdir(name, dir_fd=parent)
     finally:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from .daemon import Daemon
 
 
+#: Upper bound of the time in which the kernel forgets what a crash has lost, in seconds.
+SETTLED = 5
+
+
 class Methods:
     """The methods by name. Each has keyword arguments and raises :class:`SimulatedDatastoreError` for a refusal."""
 
@@ -68,8 +72,15 @@ class Methods:
         self.datastore.state.set("up")
         self.daemon.stop.set()
 
-    def crash(self, **parameters: Any) -> dict[str, Any]:
-        return self.datastore.crash(**checks.crash(parameters))
+    async def crash(self, **parameters: Any) -> dict[str, Any]:
+        """Crash. With a restart, clients find no lost name in the caches of their kernels."""
+        given = checks.crash(parameters)
+        lost = self.datastore.crash(**given)
+        if given.get("restart"):
+            with trio.move_on_after(SETTLED):  # the kernel may wait for a request that hangs
+                for adapter in list(self.daemon.adapters.values()):
+                    await adapter.settle()
+        return lost
 
     def states(self, limit: int = 100, names: str = "ordered", seed: int = 0) -> list[dict[str, Any]]:
         return self.datastore.durability.states(

@@ -21,7 +21,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Queue
 from typing import Any
 
 import trio
@@ -68,7 +68,7 @@ class Pyfuse3Adapter:
         self.table = table
         self._pyfuse3, self._trio = copy_module()
         self._nursery: trio.Nursery | None = None
-        self._jobs: SimpleQueue[tuple[Node | None, Node | None, bytes] | None] = SimpleQueue()
+        self._jobs: Queue[tuple[Node | None, Node | None, bytes] | None] = Queue()
         self._trimming = False
         self._session_lock = threading.Lock()
         self._closed = False
@@ -168,6 +168,10 @@ class Pyfuse3Adapter:
         """
         self._jobs.put((node, parent, name))
 
+    async def settle(self) -> None:
+        """Return when the kernel has forgotten what was invalidated before."""
+        await trio.to_thread.run_sync(self._jobs.join, abandon_on_cancel=True)
+
     def invalidate_attributes(self, node: Node) -> None:
         """Invalidate the kernel's attributes of *node* before returning; here the kernel waits for no request."""
         with contextlib.suppress(OSError):
@@ -176,6 +180,7 @@ class Pyfuse3Adapter:
     def _invalidate_loop(self) -> None:
         while (job := self._jobs.get()) is not None:
             self._invalidate(*job)
+            self._jobs.task_done()
 
     def _invalidate(self, node: Node | None, parent: Node | None, name: bytes) -> None:
         try:
