@@ -16,6 +16,12 @@ from running_disks import LIBRARY
 #: The directory with the files of volumes, and the cache of container disks, of the tests.
 DIRECTORY, CACHE = "/var/lib/libvirt/granary-test/volumes", "/var/lib/libvirt/granary-test/cache"
 CATALOG = "/srv/volumes/catalog.sqlite"
+#: Images as image_info returns them. The first is persistent, the second isn't.
+CLAIMS = [
+    {"id": 7, "name": "data", "path": "/srv/volumes/data", "format": "raw", "persistent": True, "read_only": False},
+    {"id": 8, "name": "base", "path": "/srv/volumes/base", "format": "qcow2", "persistent": False, "read_only": False},
+]
+VIRTIO = {"disk": {"bus": "virtio"}}
 
 #: A program that runs the service with the options on stdin, like the module does.
 PROGRAM = """

@@ -13,14 +13,7 @@ from typing import Any
 import pytest
 from container_images import Layout, make_tar
 from lab import Lab
-from volume_domain import DIRECTORY, VolumeDomain
-
-#: Images as image_info returns them. The first is persistent, the second isn't.
-CLAIMS = [
-    {"id": 7, "name": "data", "path": "/srv/volumes/data", "format": "raw", "persistent": True, "read_only": False},
-    {"id": 8, "name": "base", "path": "/srv/volumes/base", "format": "qcow2", "persistent": False, "read_only": False},
-]
-VIRTIO = {"disk": {"bus": "virtio"}}
+from volume_domain import CLAIMS, DIRECTORY, VIRTIO, VolumeDomain
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from running_disks import LIBRARY
-from volume_domain import CACHE, CATALOG, DIRECTORY, VolumeDomain
+from volume_domain import CACHE, CATALOG, CLAIMS, DIRECTORY, VIRTIO, VolumeDomain
 
 SAMPLES = int(os.environ.get("VOLUMES_SAMPLES", "6"))
 
@@ -142,12 +142,6 @@ reset()
 undisturbed = attempt(given["new"])
 print(json.dumps([{"step": 0, "result": undisturbed, **finish()}, *globals()[given["walk"]]()]))
 """
-
-CLAIMS = [
-    {"id": 7, "name": "data", "path": "/srv/volumes/data", "format": "raw", "persistent": True, "read_only": False},
-    {"id": 8, "name": "base", "path": "/srv/volumes/base", "format": "qcow2", "persistent": False, "read_only": False},
-]
-VIRTIO = {"disk": {"bus": "virtio"}}
 
 
 @pytest.fixture

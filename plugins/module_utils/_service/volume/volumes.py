@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from ..._core.errors import InvalidDeclaration, InvalidInput, PartlyDone, VmstoreError
 from ..._core.plan import Plan
+from ..._core.problems import MOST_PROBLEMS
 from ..._core.records import replace
 from ..service import Service
 from .host import VolumesHost
@@ -63,7 +64,7 @@ class DomainVolumesService(Service):
             raise errors[0]
         declared = [problem for error in errors if isinstance(error, InvalidDeclaration) for problem in error.problems]
         if declared and not plan.changed and all(isinstance(error, InvalidDeclaration) for error in errors):
-            raise InvalidDeclaration(declared)
+            raise InvalidDeclaration(declared[:MOST_PROBLEMS])
         if errors:
             raise PartlyDone(" ".join(map(str, errors)), plan)
         return plan

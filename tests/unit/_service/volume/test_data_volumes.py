@@ -22,10 +22,6 @@ from ansible_collections.granary.vmstore.plugins.module_utils._core.errors impor
 )
 from ansible_collections.granary.vmstore.plugins.module_utils._image.container.cache import ContainerDiskCache
 from ansible_collections.granary.vmstore.plugins.module_utils._image.container.store import DiskStore
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.desired import (
-    DATASTORE_SPEC,
-    DatastoreService,
-)
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.info import image_info
 from ansible_collections.granary.vmstore.plugins.module_utils._service.volume.container_disks import PullOptions
 from ansible_collections.granary.vmstore.plugins.module_utils._service.volume.data_volumes import DataVolumes
@@ -61,16 +57,6 @@ def url(tmp_path: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}/disk.qcow2"
         server.shutdown()
         thread.join()
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> str:
-    path = str(tmp_path / "catalog.sqlite")
-    (tmp_path / "ds").mkdir()
-    options = {name: option.get("default") for name, option in DATASTORE_SPEC.argument_spec.items()}
-    given = {"name": "more", "type": "image", "ds_driver": "fs", "tm_driver": "shared", "catalog": path}
-    DatastoreService({**options, **given, "datastore_location": str(tmp_path / "ds")}).converge()
-    return path
 
 
 @pytest.fixture

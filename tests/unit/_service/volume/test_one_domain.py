@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import libvirt
 import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import InvalidDeclaration
+from ansible_collections.granary.vmstore.plugins.module_utils._core.problems import MOST_PROBLEMS
 from ansible_collections.granary.vmstore.plugins.module_utils._service import host_lock
 from ansible_collections.granary.vmstore.plugins.module_utils._service.volume.container_disks import PullOptions
 from ansible_collections.granary.vmstore.plugins.module_utils._service.volume.host import VolumesHost
@@ -75,13 +77,27 @@ def test_a_writer_that_came_before_the_lock_was_taken(
     assert "<disk" not in connection.lookupByName("web").XMLDesc()
 
 
-def test_the_problems_of_all_domains(connection: libvirt.virConnect, tmp_path: Path) -> None:
-    for name in ("web", "other"):
+def invalid_domains(
+    connection: libvirt.virConnect, directory: Path, volumes: list[dict[str, Any]]
+) -> DomainVolumesService:
+    """Return the service for two domains with the same volumes."""
+    names = ("web", "other")
+    for name in names:
         connection.defineXML(DOMAIN.format(name, ""))
     blank = {name: option.get("default") for name, option in DOMAIN_VOLUMES_SPEC.argument_spec.items()}
     one = {name: option.get("default") for name, option in DOMAIN_OPTIONS.items()}
-    domains = [{**one, "domain": name, "volumes": [{"name": "a"}]} for name in ("web", "other")]
-    options = {**blank, "uri": URI, "directory": str(tmp_path), "domains": domains}
+    domains = [{**one, "domain": name, "volumes": volumes} for name in names]
+    return DomainVolumesService({**blank, "uri": URI, "directory": str(directory), "domains": domains})
+
+
+def test_the_problems_of_all_domains(connection: libvirt.virConnect, tmp_path: Path) -> None:
     with pytest.raises(InvalidDeclaration) as caught:
-        DomainVolumesService(options).dry_run()
+        invalid_domains(connection, tmp_path, [{"name": "a"}]).dry_run()
     assert [one.path for one in caught.value.problems] == ["domains[0].volumes[0]", "domains[1].volumes[0]"]
+
+
+def test_the_problems_of_all_domains_are_bounded(connection: libvirt.virConnect, tmp_path: Path) -> None:
+    volumes = [{"name": f"a{number}"} for number in range(MOST_PROBLEMS - 1)]
+    with pytest.raises(InvalidDeclaration) as caught:
+        invalid_domains(connection, tmp_path, volumes).dry_run()
+    assert len(caught.value.problems) == MOST_PROBLEMS

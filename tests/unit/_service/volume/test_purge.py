@@ -14,10 +14,6 @@ import pytest
 from ansible_collections.granary.vmstore.plugins.module_utils._core.errors import Conflict, PartlyDone
 from ansible_collections.granary.vmstore.plugins.module_utils._core.plan import Plan
 from ansible_collections.granary.vmstore.plugins.module_utils._service import host_lock
-from ansible_collections.granary.vmstore.plugins.module_utils._service.datastore.desired import (
-    DATASTORE_SPEC,
-    DatastoreService,
-)
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.images import IMAGE_SPEC, ImageService
 from ansible_collections.granary.vmstore.plugins.module_utils._service.image.info import image_info
 from ansible_collections.granary.vmstore.plugins.module_utils._service.volume.options import DOMAIN_VOLUMES_SPEC
@@ -39,16 +35,6 @@ def domain() -> Iterator[libvirt.virDomain]:
     yield defined
     defined.undefine()
     connection.close()
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> str:
-    path = str(tmp_path / "catalog.sqlite")
-    (tmp_path / "ds").mkdir()
-    options = {name: option.get("default") for name, option in DATASTORE_SPEC.argument_spec.items()}
-    given = {"name": "more", "type": "image", "ds_driver": "fs", "tm_driver": "shared", "catalog": path}
-    DatastoreService({**options, **given, "datastore_location": str(tmp_path / "ds")}).converge()
-    return path
 
 
 @pytest.fixture
